@@ -1,0 +1,22 @@
+"""GPT-2's parts as Keras layers, for any Keras model."""
+
+from keras_gpt2.layers.embeddings import PositionEmbedding, TokenEmbedding
+from keras_gpt2.layers.feed_forward import FeedForward
+from keras_gpt2.layers.layer_normalization import LayerNormalization
+from keras_gpt2.layers.residual_block import ResidualBlock
+from keras_gpt2.layers.self_attention import (
+    CausalSelfAttention,
+    SelfAttention,
+    dot_product_attention,
+)
+
+__all__ = [
+    "CausalSelfAttention",
+    "FeedForward",
+    "LayerNormalization",
+    "PositionEmbedding",
+    "ResidualBlock",
+    "SelfAttention",
+    "TokenEmbedding",
+    "dot_product_attention",
+]

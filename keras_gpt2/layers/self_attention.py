@@ -1,0 +1,258 @@
+"""Multi-head self-attention, with and without causality, with and without a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any = None,
+    scale: float | None = None,
+    dropout: Callable[[Any], Any] | None = None,
+) -> tuple[Any, Any]:
+    """Averages values by the softmax of scaled query-key products.
+
+    `weights = softmax(scale Q K^T)`, `output = weights V`; the softmax is taken in float32.
+
+    Args:
+        query: `(..., T, K)`.
+        key: `(..., S, K)`.
+        value: `(..., S, K)`.
+        mask: bool, broadcastable to `(..., T, S)`; True where a query may see a key. A query that
+            may see none gets the plain mean of all values, never NaN.
+        scale: float; 1 / sqrt(K) if None.
+        dropout: function applied to the weights before the average.
+
+    Returns:
+        The pair of output `(..., T, K)` and float32 weights `(..., T, S)`.
+
+    Example:
+        >>> q = keras.ops.array([[1.0, 0.0]])
+        >>> kv = keras.ops.array([[3.0, 0.0], [1.0, 0.0]])
+        >>> _, weights = dot_product_attention(q, kv, kv, scale=1.0)
+        >>> keras.ops.convert_to_numpy(weights).round(4).tolist()
+        [[0.8808, 0.1192]]
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
+    """
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    # The query is scaled, not the product: float16 products overflow before they are scaled.
+    scores = ops.matmul(query * ops.cast(scale, query.dtype), ops.swapaxes(key, -1, -2))
+    scores = ops.cast(scores, "float32")  # (..., T, S)
+    if mask is not None:
+        scores = ops.where(mask, scores, -1e30)
+    weights = ops.softmax(scores, axis=-1)
+    kept = weights if dropout is None else dropout(weights)
+    return ops.matmul(ops.cast(kept, value.dtype), value), weights
+
+
+def write_to_cache(cache: Any, update: Any, position: Any) -> Any:
+    """`cache` (B, H, S, K) with `update` (B, H, T, K) at places position .. position + T - 1."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.slice_update(cache, (0, 0, position, 0), update)
+    # keras.ops.slice_update is an XLA op in TensorFlow, which a server without XLA cannot run.
+    batch, heads, length, width = ops.shape(cache)
+    new = ops.shape(update)[2]
+    rows = ops.expand_dims(ops.arange(batch * heads) * length, 1)  # (B H, 1)
+    places = rows + position + ops.expand_dims(ops.arange(new), 0)  # (B H, T)
+    written = ops.scatter_update(
+        ops.reshape(cache, (-1, width)),
+        ops.reshape(places, (-1, 1)),
+        ops.reshape(update, (-1, width)),
+    )
+    return ops.reshape(written, (batch, heads, length, width))
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt2")
+class SelfAttention(keras.layers.Layer):
+    """Lets every position gather from the positions it may see, in several heads.
+
+    `y = merge(attend(project(x)))`. Each of the steps is a method to override: `project` makes
+    queries, keys and values; `visible` says who may see whom; `attend` mixes the values; `merge`
+    joins the heads and projects the result.
+
+    Args:
+        num_heads: int, H; must divide the input's last axis D. K = D / H.
+        dropout: float in [0, 1), share of the attention weights dropped in training.
+        causal: bool; if True a position sees itself and those before it only.
+        kernel_initializer: Keras initializer of the first kernel; GPT-2's normal(0.02) if None.
+        output_initializer: the same for the last kernel.
+
+    Call arguments:
+        x: `(B, T, D)`.
+        mask: bool `(B, T)`, True where an entry is real (others are never seen); with a cache,
+            `(B, S)`. Keras fills it in from an embedding that masks.
+        cache: pair of tensors `(B, H, S, K)`: keys and values of the places 0 .. position - 1.
+        position: int scalar, the place of `x[:, 0]` in the cache.
+        return_weights: bool; if True the weights `(B, H, T, S)` come last.
+
+    Returns:
+        `y` `(B, T, D)`; or a tuple `(y, cache)`, `(y, weights)` or `(y, cache, weights)`.
+
+    Raises:
+        ValueError: if num_heads does not divide D.
+
+    Example:
+        >>> y, weights = SelfAttention(2)(keras.ops.ones((1, 3, 4)), return_weights=True)
+        >>> y.shape, weights.shape
+        (TensorShape([1, 3, 4]), TensorShape([1, 2, 3, 3]))
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        dropout: float = 0.0,
+        causal: bool = False,
+        kernel_initializer: Any = None,
+        output_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be at least 1. Received: num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.causal = causal
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer or keras.initializers.RandomNormal(stddev=0.02)
+        )
+        self.output_initializer = keras.initializers.get(
+            output_initializer or keras.initializers.RandomNormal(stddev=0.02)
+        )
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple) -> None:
+        hidden_dim = input_shape[-1]
+        if hidden_dim % self.num_heads:
+            raise ValueError(
+                "num_heads must divide the input's last axis. "
+                f"Received: num_heads={self.num_heads}, last axis={hidden_dim}."
+            )
+        policy = self.dtype_policy
+        self.query_key_value = keras.layers.Dense(
+            3 * hidden_dim,
+            kernel_initializer=self.kernel_initializer,
+            dtype=policy,
+            name="query_key_value",
+        )
+        self.output_projection = keras.layers.Dense(
+            hidden_dim,
+            kernel_initializer=self.output_initializer,
+            dtype=policy,
+            name="output_projection",
+        )
+        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype="float32")
+        self.query_key_value.build(input_shape)
+        self.output_projection.build(input_shape)
+
+    def project(self, x: Any) -> tuple[Any, Any, Any]:
+        """`(B, T, D)` -> query, key and value, each `(B, H, T, K)`."""
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        joined = self.query_key_value(x)  # (B, T, 3 D)
+        joined = ops.reshape(
+            joined, (batch, length, 3, self.num_heads, x.shape[-1] // self.num_heads)
+        )
+        joined = ops.transpose(joined, (2, 0, 3, 1, 4))  # (3, B, H, T, K)
+        return joined[0], joined[1], joined[2]
+
+    def visible(self, query_position: Any, key_position: Any) -> Any:
+        """Who may see whom: ints `(T, 1)` and `(1, S)` -> bool `(T, S)`, or None for everyone."""
+        return key_position <= query_position if self.causal else None
+
+    def attend(
+        self, query: Any, key: Any, value: Any, mask: Any = None, training: bool | None = None
+    ) -> tuple[Any, Any]:
+        """Heads' values `(B, H, T, K)` and weights `(B, H, T, S)` from query, key and value.
+
+        `mask` is a bool array broadcastable to `(B, H, T, S)`, or None.
+        """
+
+        def dropout(weights: Any) -> Any:
+            return self.weights_dropout(weights, training=training)
+
+        return dot_product_attention(query, key, value, mask, dropout=dropout)
+
+    def merge(self, values: Any) -> Any:
+        """`(B, H, T, K)` -> `(B, T, D)`."""
+        batch, heads, length, width = ops.shape(values)
+        values = ops.transpose(values, (0, 2, 1, 3))  # (B, T, H, K)
+        return self.output_projection(ops.reshape(values, (batch, length, heads * width)))
+
+    def call(
+        self,
+        x: Any,
+        mask: Any = None,
+        cache: tuple[Any, Any] | None = None,
+        position: Any = None,
+        return_weights: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        query, key, value = self.project(x)  # (B, H, T, K) each
+        first = 0
+        if cache is not None:
+            first = ops.cast(0 if position is None else position, "int32")
+            key = write_to_cache(cache[0], key, first)  # (B, H, S, K)
+            value = write_to_cache(cache[1], value, first)
+        seen = self.visible(
+            first + ops.expand_dims(ops.arange(ops.shape(query)[2], dtype="int32"), 1),
+            ops.expand_dims(ops.arange(ops.shape(key)[2], dtype="int32"), 0),
+        )  # (T, S)
+        if mask is not None:
+            mask = ops.cast(mask, "bool")[:, None, None, :]  # (B, 1, 1, S)
+            seen = mask if seen is None else ops.logical_and(mask, seen)
+        values, weights = self.attend(query, key, value, seen, training)
+        results = [self.merge(values)]
+        if cache is not None:
+            results.append((key, value))
+        if return_weights:
+            results.append(weights)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "causal": self.causal,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "output_initializer": keras.initializers.serialize(self.output_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt2")
+class CausalSelfAttention(SelfAttention):
+    """`SelfAttention` in which a position sees itself and those before it only.
+
+    This is the attention of GPT-2; arguments, shapes and methods to override are those of
+    `SelfAttention`.
+
+    Args:
+        num_heads: int, H; must divide the input's last axis.
+        dropout: float in [0, 1), share of the attention weights dropped in training.
+
+    Example:
+        >>> _, weights = CausalSelfAttention(1)(keras.ops.zeros((1, 2, 4)), return_weights=True)
+        >>> keras.ops.convert_to_numpy(weights)[0, 0].tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
+
+    Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training",
+    section 3.1.
+    """
+
+    def __init__(self, num_heads: int, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(num_heads, dropout, **{**kwargs, "causal": True})
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("causal")
+        return config

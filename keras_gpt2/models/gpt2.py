@@ -1,0 +1,313 @@
+"""GPT-2 as a functional Keras model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gpt2.layers import (
+    CausalSelfAttention,
+    FeedForward,
+    LayerNormalization,
+    PositionEmbedding,
+    ResidualBlock,
+    TokenEmbedding,
+)
+from keras_gpt2.models.presets import PRESETS
+
+Cache = list[tuple[Any, Any]]
+
+
+def _normal(stddev: float) -> keras.initializers.Initializer:
+    # A new object each time: one initializer object gives the same numbers at every call.
+    return keras.initializers.RandomNormal(stddev=stddev)
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt2")
+class GPT2(keras.Model):
+    """Predicts every token of a text from the tokens before it.
+
+    `logits = E norm(block_n(... block_1(E[ids] + P)))^T`, each block a causal self-attention and a
+    feed-forward network, both residual with normalization before.
+
+    Args:
+        vocabulary_size: int, V.
+        sequence_length: int, the most positions the model can see.
+        num_layers: int, number of blocks.
+        num_heads: int, H; must divide hidden_dim.
+        hidden_dim: int, D.
+        intermediate_dim: int, width inside the feed-forward networks; 4 D if None.
+        dropout: float in [0, 1), of the embeddings, attention weights and residual branches.
+        activation: the feed-forward networks' activation.
+        epsilon: float > 0, of all layer normalizations.
+        tie_weights: bool; False gives the output product a matrix of its own.
+        attention_class: class called as `CausalSelfAttention` is; registered with Keras if the
+            model is to be saved.
+        block_class: class called as `ResidualBlock` is; registered likewise.
+        **kwargs: `dtype` (a policy for all layers), `name`, `trainable`.
+
+    Shapes: int32 token ids `(B, T)` -> float32 logits `(B, T, V)`. Negative ids are padding.
+
+    Raises:
+        ValueError: if num_heads does not divide hidden_dim, or a size is less than 1; at a call,
+            if T is more than sequence_length; at an eager call or `fit` on arrays, if an id is V
+            or more (compiled code gives NaN for it).
+
+    Example:
+        >>> model = GPT2(101, sequence_length=8, num_layers=1, num_heads=2, hidden_dim=4)
+        >>> model(keras.ops.array([[5, 7, 100]])).shape
+        TensorShape([1, 3, 101])
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section
+    2.3; OpenAI's gpt-2 `src/model.py`. Initialisation: normal(0.02) for kernels and tokens,
+    normal(0.01) for positions (`model.py`), and the kernels that end a residual branch divided by
+    the square root of their number, 2 num_layers (section 2.3).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        sequence_length: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.1,
+        activation: Any = "gelu_tanh",
+        epsilon: float = 1e-5,
+        tie_weights: bool = True,
+        attention_class: type | str | None = None,
+        block_class: type | str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        sizes = dict(
+            vocabulary_size=vocabulary_size,
+            sequence_length=sequence_length,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim or 4 * hidden_dim,
+        )
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1. Received: {name}={size}.")
+        if hidden_dim % num_heads:
+            raise ValueError(
+                "num_heads must divide hidden_dim. "
+                f"Received: num_heads={num_heads}, hidden_dim={hidden_dim}."
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1). Received: dropout={dropout}.")
+        attention_class = _registered(attention_class) or CausalSelfAttention
+        block_class = _registered(block_class) or ResidualBlock
+        dtype = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        residual_stddev = 0.02 * (2 * num_layers) ** -0.5
+
+        # Layers
+        self.token_embedding = TokenEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            tie_weights=tie_weights,
+            embeddings_initializer=_normal(0.02),
+            dtype=dtype,
+            name="token_embedding",
+        )
+        self.position_embedding = PositionEmbedding(
+            sequence_length, _normal(0.01), dtype=dtype, name="position_embedding"
+        )
+        self.embedding_dropout = keras.layers.Dropout(
+            dropout, dtype=dtype, name="embedding_dropout"
+        )
+        self.attention_blocks = []
+        self.feed_forward_blocks = []
+        for i in range(num_layers):
+            attention = attention_class(
+                num_heads,
+                dropout=dropout,
+                kernel_initializer=_normal(0.02),
+                output_initializer=_normal(residual_stddev),
+                dtype=dtype,
+                name="attention",
+            )
+            feed_forward = FeedForward(
+                sizes["intermediate_dim"],
+                activation,
+                kernel_initializer=_normal(0.02),
+                output_initializer=_normal(residual_stddev),
+                dtype=dtype,
+                name="feed_forward",
+            )
+            for blocks, layer in (
+                (self.attention_blocks, attention),
+                (self.feed_forward_blocks, feed_forward),
+            ):
+                blocks.append(
+                    block_class(
+                        layer,
+                        dropout=dropout,
+                        epsilon=epsilon,
+                        dtype=dtype,
+                        name=f"{layer.name}_{i}",
+                    )
+                )
+        self.final_norm = LayerNormalization(epsilon, dtype=dtype, name="final_norm")
+
+        # Functional model
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        hidden, _ = self._hidden_states(token_ids)
+        logits = self.token_embedding(hidden, reverse=True)
+        super().__init__(inputs=token_ids, outputs=logits, **kwargs)
+
+        # Config
+        self.vocabulary_size = vocabulary_size
+        self.sequence_length = sequence_length
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = sizes["intermediate_dim"]
+        self.dropout = dropout
+        self.epsilon = epsilon
+        self.tie_weights = tie_weights
+        self.activation = activation
+        self.attention_class = attention_class
+        self.block_class = block_class
+        self.model_dtype_policy = dtype
+
+    def _hidden_states(
+        self, token_ids: Any, cache: Cache | None = None, position: Any = None, mask: Any = None
+    ) -> tuple[Any, Cache]:
+        """The order of the layers: ids (B, T) -> final hidden states (B, T, D) and the cache."""
+        cached = {} if cache is None else {"position": position, "mask": mask}
+        x = self.token_embedding(token_ids)  # (B, T, D)
+        x = self.position_embedding(x, **cached)
+        x = self.embedding_dropout(x)
+        new_cache: Cache = []
+        for i, (attention, feed_forward) in enumerate(
+            zip(self.attention_blocks, self.feed_forward_blocks, strict=True)
+        ):
+            if cache is None:
+                x = attention(x)
+            else:
+                x, layer_cache = attention(x, cache=cache[i], **cached)
+                new_cache.append(layer_cache)
+            x = feed_forward(x)
+        return self.final_norm(x), new_cache
+
+    def new_cache(self, batch_size: Any, length: int) -> Cache:
+        """Zeros for `length` places: a (key, value) pair of `(B, H, length, K)` for each layer."""
+        shape = (batch_size, self.num_heads, length, self.hidden_dim // self.num_heads)
+        dtype = self.model_dtype_policy.compute_dtype
+        return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(self.num_layers)]
+
+    def call_with_cache(
+        self, token_ids: Any, cache: Cache, position: Any, mask: Any
+    ) -> tuple[Any, Cache]:
+        """Logits of the last position, and the cache with these positions written into it.
+
+        Args:
+            token_ids: int32 `(B, T)`, at the places position .. position + T - 1.
+            cache: what `new_cache` or the last call gave, with S places.
+            position: int scalar.
+            mask: bool `(B, S)`, False at the places that hold padding.
+
+        Returns:
+            float32 logits `(B, V)` and the new cache. Both equal the model's own on the whole
+            text, to rounding.
+        """
+        hidden, cache = self._hidden_states(token_ids, cache, position, mask)
+        logits = self.token_embedding(hidden[:, -1:], reverse=True)  # (B, 1, V)
+        return logits[:, 0], cache
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, after a look at the token ids.
+
+        Arrays are checked whole, a `keras.utils.PyDataset` by its first batch: what compiled code
+        could only answer with NaN is an error here.
+        """
+        batch = x[0] if isinstance(x, keras.utils.PyDataset) else x
+        batch = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if hasattr(batch, "__array__"):
+            ids = ops.convert_to_numpy(batch)
+            self.token_embedding.check(ids)
+            if ids.shape[1] > self.sequence_length:
+                raise ValueError(
+                    "token_ids must have at most sequence_length positions. "
+                    f"Received: {ids.shape[1]}, sequence_length={self.sequence_length}."
+                )
+        return super().fit(x, *args, **kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, load_weights: bool = True, **overrides: Any) -> GPT2:
+        """The model of a published size, or of a directory.
+
+        Args:
+            preset: `"gpt2"`, `"gpt2-medium"`, `"gpt2-large"`, `"gpt2-xl"`, `"gpt2-tiny"`, or a
+                directory that holds `model.keras` or a foreign checkpoint.
+            load_weights: bool; False gives random weights. `"gpt2-tiny"` has none to load.
+            **overrides: arguments of `GPT2` that replace the preset's (random weights only).
+
+        Raises:
+            ValueError: if the preset is unknown, or arguments would not fit its weights.
+
+        Example:
+            >>> GPT2.from_preset("gpt2-tiny", vocabulary_size=257).count_params()
+            124928
+        """
+        if preset in PRESETS and (not load_weights or preset == "gpt2-tiny"):
+            return cls(**{**PRESETS[str(preset)], **overrides})
+        from keras_gpt2.models import checkpoints
+
+        if overrides:
+            raise ValueError(
+                "Arguments can replace a preset's only with load_weights=False. "
+                f"Received: preset={str(preset)!r}, {overrides}."
+            )
+        return checkpoints.load(preset, load_weights)
+
+    def get_config(self) -> dict[str, Any]:
+        activation = self.activation
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.model_dtype_policy),
+            "vocabulary_size": self.vocabulary_size,
+            "sequence_length": self.sequence_length,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "activation": activation
+            if isinstance(activation, str)
+            else keras.activations.serialize(activation),
+            "epsilon": self.epsilon,
+            "tie_weights": self.tie_weights,
+            "attention_class": keras.saving.get_registered_name(self.attention_class),
+            "block_class": keras.saving.get_registered_name(self.block_class),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GPT2:
+        config = dict(config)
+        with keras.saving.CustomObjectScope(custom_objects or {}):
+            if isinstance(config.get("dtype"), dict):
+                config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+            return cls(**config)
+
+
+def _registered(layer_class: type | str | None) -> type | None:
+    """The class itself, or the one registered with Keras under a name."""
+    if not isinstance(layer_class, str):
+        return layer_class
+    found = keras.saving.get_registered_object(layer_class)
+    if found is None:
+        raise ValueError(
+            "A custom layer class must be registered with "
+            "keras.saving.register_keras_serializable before its model is loaded. "
+            f"Received: {layer_class!r}."
+        )
+    return found
