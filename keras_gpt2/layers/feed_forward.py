@@ -59,7 +59,9 @@ class FeedForward(keras.layers.Layer):
                 f"{intermediate_dim}."
             )
         self.intermediate_dim = intermediate_dim
-        self.activation = gelu_tanh if activation == "gelu_tanh" else keras.activations.get(activation)
+        self.activation = (
+            gelu_tanh if activation == "gelu_tanh" else keras.activations.get(activation)
+        )
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(
             kernel_initializer or keras.initializers.RandomNormal(stddev=0.02)
@@ -98,7 +100,9 @@ class FeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             "intermediate_dim": self.intermediate_dim,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": "gelu_tanh"
+            if self.activation is gelu_tanh
+            else keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "output_initializer": keras.initializers.serialize(self.output_initializer),

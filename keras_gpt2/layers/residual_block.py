@@ -124,3 +124,8 @@ class ResidualBlock(keras.layers.Wrapper):
             "dropout": self.dropout,
             "epsilon": self.epsilon,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResidualBlock:
+        # Wrapper takes the inner layer out of the dictionary it is given.
+        return super().from_config(dict(config), custom_objects)

@@ -1,0 +1,117 @@
+"""What each command does, in terms of the public API."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras_gpt2 as kg
+from keras_gpt2.cli import quickstart as _quickstart
+from keras_gpt2.cli.run import load_run, train_run
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    _quickstart.quickstart(options)
+
+
+def train(options: argparse.Namespace) -> None:
+    if options.preset:
+        if options.preset not in kg.PRESETS:
+            raise ValueError(
+                f"--preset must be one of {', '.join(kg.PRESETS)}. Received: {options.preset}."
+            )
+        sizes = dict(kg.PRESETS[options.preset])
+        sizes.pop("vocabulary_size")
+    else:
+        names = ("num_layers", "num_heads", "hidden_dim", "sequence_length")
+        sizes = {name: getattr(options, name) for name in names}
+    train_run(
+        options.text,
+        options.output,
+        sizes,
+        tokenizer=options.tokenizer,
+        vocabulary_size=options.vocabulary_size,
+        dropout=options.dropout,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        validation_fraction=options.validation_fraction,
+        dtype=options.dtype,
+        seed=options.seed,
+        tensorboard=options.tensorboard,
+    )
+    print(f"\nNext: keras-gpt2 generate {options.output} --prompt 'Once upon'")
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def generate(options: argparse.Namespace) -> None:
+    model, tokenizer = load_run(options.model)
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        if len(options.prompt) == 1:
+            prompt = options.prompt[0]
+            pieces = kg.stream(model, tokenizer, prompt, **_sampling(options), stop=options.stop)
+            print(prompt, end="", flush=True)
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print()
+        else:
+            texts = kg.generate(
+                model, tokenizer, options.prompt, **_sampling(options), stop=options.stop
+            )
+            _print_texts(options.prompt, texts)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    model, tokenizer = load_run(options.model)
+    texts = [Path(name).read_text(encoding="utf-8", newline="") for name in options.text]
+    token_ids = [i for ids in tokenizer.encode_batch(texts) for i in ids]
+    score = kg.training.score_tokens(
+        model, token_ids, model.sequence_length, options.stride, options.batch_size
+    )
+    num_bytes = sum(len(text.encode()) for text in texts)
+    bits = score.nats_per_token * score.num_tokens / math.log(2) / num_bytes
+    print(f"tokens           {score.num_tokens}")
+    print(f"perplexity       {score.perplexity:.3f}")
+    print(f"nats per token   {score.nats_per_token:.4f}")
+    print(f"bits per byte    {bits:.4f}")
+
+
+def export(options: argparse.Namespace) -> None:
+    model, tokenizer = load_run(options.model)
+    version = kg.serving.export(model, tokenizer, options.directory, **_sampling(options))
+    print(f"Wrote {version}; its README.md says how to serve and ask it.")
+    print(f"Next: keras-gpt2 query {options.directory} --prompt 'Once upon'")
+
+
+def query(options: argparse.Namespace) -> None:
+    if options.target.startswith(("http://", "https://")):
+        url, found, name = options.target.partition("/v1/models/")
+        if not found or not name:
+            raise ValueError(
+                "A server's target must look like http://localhost:8501/v1/models/NAME. "
+                f"Received: {options.target}."
+            )
+        client: Any = kg.serving.Client(url, name.removesuffix(":predict"))
+    else:
+        client = kg.serving.SavedModelClient(options.target)
+    _print_texts(options.prompt, client.generate(options.prompt, **_sampling(options)))
+
+
+def _print_texts(prompts: list[str], texts: list[str]) -> None:
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        if number:
+            print("---")
+        print(prompt + text)
+
+
+def _print_warning(message: Any, *_: Any, **__: Any) -> None:
+    print(f"keras-gpt2: {message}", file=sys.stderr)

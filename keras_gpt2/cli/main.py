@@ -1,0 +1,183 @@
+"""Commands and their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = """\
+GPT-2 on your own text: train a model, let it write, and export it for TensorFlow Serving.
+
+  keras-gpt2 quickstart                           the whole path on a built-in text, in 4 minutes
+  keras-gpt2 train --text book.txt --output runs/book
+  keras-gpt2 generate runs/book --prompt "Once upon"
+  keras-gpt2 export runs/book saved_models/book
+  keras-gpt2 query saved_models/book --prompt "Once upon"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 1 failed (one line on stderr says why), 2 wrong usage, 130 stopped
+        with Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # TensorFlow writes pages of notes about what it did not find.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        # Imported here: --help must not wait for TensorFlow.
+        from keras_gpt2.cli import commands
+
+        getattr(commands, options.command)(options)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"keras-gpt2: {_one_line(error)} (--debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if isinstance(error, (ValueError, OSError, RuntimeError)) and words else (
+        f"{type(error).__name__}: {words}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="keras-gpt2",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. {more}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return command
+
+    quickstart = add(
+        "quickstart",
+        "the whole path on a built-in text",
+        "Trains a tokenizer and a small GPT-2 on the Python language reference (it comes with "
+        "Python), exports the model, loads the export in a new process that knows TensorFlow "
+        "only, and prints what it writes. Takes about 4 minutes on 2 cores.",
+    )
+    quickstart.add_argument("--text", nargs="+", help="your own text files instead")
+    quickstart.add_argument("--prompt", help="what the export continues at the end")
+    quickstart.add_argument(
+        "--output", type=Path, default=Path("runs/quickstart"), help="directory of the run"
+    )
+    quickstart.add_argument(
+        "--saved-model",
+        type=Path,
+        default=Path("saved_models/quickstart"),
+        help="directory the export goes to",
+    )
+    quickstart.add_argument("--epochs", type=int, default=8, help="passes over the text")
+
+    train = add(
+        "train",
+        "train a tokenizer and a model on text files",
+        "Writes model.keras (the best so far), vocab.json, merges.txt and history.csv.",
+    )
+    train.add_argument(
+        "--text", nargs="+", required=True, help="UTF-8 files, directories or globs"
+    )
+    train.add_argument("--output", type=Path, required=True, help="new directory for the run")
+    train.add_argument(
+        "--tokenizer", type=Path, help="directory with vocab.json and merges.txt to use as it is"
+    )
+    train.add_argument(
+        "--vocabulary-size", type=int, default=2048, help="tokens to train (without --tokenizer)"
+    )
+    train.add_argument(
+        "--preset",
+        help="gpt2, gpt2-medium, gpt2-large or gpt2-xl: sizes, with random weights; the four "
+        "sizes below are then taken from it",
+    )
+    train.add_argument("--num-layers", type=int, default=4, help="blocks")
+    train.add_argument("--num-heads", type=int, default=4, help="attention heads")
+    train.add_argument("--hidden-dim", type=int, default=128, help="width")
+    train.add_argument("--sequence-length", type=int, default=128, help="tokens the model can see")
+    train.add_argument("--dropout", type=float, default=0.1, help="share dropped in training")
+    train.add_argument("--batch-size", type=int, default=16, help="sequences in one step")
+    train.add_argument("--epochs", type=int, default=8, help="passes over the text")
+    train.add_argument("--learning-rate", type=float, default=2e-3, help="the largest")
+    train.add_argument(
+        "--validation-fraction", type=float, default=0.1, help="share of the text kept aside"
+    )
+    train.add_argument(
+        "--dtype", default="float32", help="float32, mixed_bfloat16 or mixed_float16"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
+    train.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+
+    generate = add("generate", "continue a prompt with a trained model")
+    generate.add_argument("model", type=Path, help="directory of a run")
+    _add_sampling(generate, temperature=0.8)
+    generate.add_argument("--stop", nargs="+", help="texts that end the completion")
+
+    evaluate = add(
+        "evaluate",
+        "perplexity and bits per byte of a text",
+        "Every token after the first is predicted once.",
+    )
+    evaluate.add_argument("model", type=Path, help="directory of a run")
+    evaluate.add_argument("--text", nargs="+", required=True, help="UTF-8 files")
+    evaluate.add_argument(
+        "--stride", type=int, help="tokens between windows; fewer give more context (default: all)"
+    )
+    evaluate.add_argument("--batch-size", type=int, default=8, help="windows at a time")
+
+    export = add(
+        "export",
+        "write a SavedModel for TensorFlow Serving",
+        "The next free version number below the directory is taken.",
+    )
+    export.add_argument("model", type=Path, help="directory of a run")
+    export.add_argument("directory", type=Path, help="for example saved_models/NAME")
+    _add_sampling(export, temperature=0.0, prompts=False)
+
+    query = add("query", "ask an export, on disk or behind a server")
+    query.add_argument(
+        "target", help="saved_models/NAME, or http://localhost:8501/v1/models/NAME"
+    )
+    _add_sampling(query, temperature=0.8)
+    return parser
+
+
+def _add_sampling(
+    command: argparse.ArgumentParser, temperature: float, prompts: bool = True
+) -> None:
+    if prompts:
+        command.add_argument(
+            "--prompt", nargs="+", required=True, help="one or more texts to continue"
+        )
+    command.add_argument("--max-new-tokens", type=int, default=64, help="most tokens to add")
+    command.add_argument(
+        "--temperature", type=float, default=temperature, help="0 takes the likeliest token"
+    )
+    command.add_argument("--top-k", type=int, default=0, help="among the k likeliest; 0 is off")
+    command.add_argument(
+        "--top-p", type=float, default=1.0, help="among the likeliest with this share; 1 is off"
+    )
+    command.add_argument("--seed", type=int, default=0, help="another one, another text")

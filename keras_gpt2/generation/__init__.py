@@ -1,0 +1,20 @@
+"""From prompts to new text."""
+
+from keras_gpt2.generation.decoding import (
+    Decoded,
+    Sampling,
+    Vocabulary,
+    decode,
+    decode_recomputing,
+)
+from keras_gpt2.generation.generate import generate, stream
+
+__all__ = [
+    "Decoded",
+    "Sampling",
+    "Vocabulary",
+    "decode",
+    "decode_recomputing",
+    "generate",
+    "stream",
+]

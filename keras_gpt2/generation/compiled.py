@@ -1,0 +1,53 @@
+"""Compiling functions of a model once, on either backend."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+_compiled: weakref.WeakKeyDictionary[Any, dict[tuple, Callable]] = weakref.WeakKeyDictionary()
+
+
+def compiled(
+    model: Any, function: Callable[..., Any], jit_compile: bool, *static: Any
+) -> Callable[..., Any]:
+    """`lambda *tensors: function(model, *tensors, *static)`, compiled.
+
+    The same model, function and static values give the same compiled object again, which
+    compiles once for each shape of its tensors; a model whose weights are other objects than
+    before (after `enable_lora`, `quantize`) is compiled anew.
+    """
+    weights = tuple(id(weight) for weight in model.weights)
+    key = (function, jit_compile, static, weights)
+    cache = _compiled.setdefault(model, {})
+    if key not in cache:
+        # Only a weak reference inside, or the model would keep itself alive in the dictionary.
+        reference = weakref.ref(model)
+
+        def run(*tensors: Any) -> Any:
+            return function(reference(), *tensors, *static)
+
+        if keras.backend.backend() == "jax":
+            cache[key] = _for_jax(model, run, jit_compile)
+        else:
+            import tensorflow as tf
+
+            cache[key] = tf.function(run, jit_compile=jit_compile)
+    return cache[key]
+
+
+def _for_jax(model: Any, run: Callable, jit_compile: bool) -> Callable:
+    import jax
+
+    # Weights are arguments: a jitted closure would hold a constant copy of them.
+    variables = list(model.variables)
+
+    def stateless(values: list, *tensors: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return run(*tensors)
+
+    step = jax.jit(stateless) if jit_compile else stateless
+    return lambda *tensors: step([variable.value for variable in variables], *tensors)

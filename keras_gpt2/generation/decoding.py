@@ -1,0 +1,155 @@
+"""From prompt ids to new ids: the obvious way, and the fast way that equals it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_gpt2.generation.sampling import random_uniform, sample
+
+
+class Sampling(NamedTuple):
+    """How to choose tokens; each entry has one value per row, shape `(B,)`."""
+
+    max_new_tokens: Any  # int32
+    temperature: Any  # float32, 0 is greedy
+    top_k: Any  # int32, 0 is off
+    top_p: Any  # float32, 1 is off
+    seed: Any  # int32
+
+
+class Decoded(NamedTuple):
+    """New tokens of each row."""
+
+    token_ids: Any  # int32 (B, N), -1 after the row's last token
+    num_tokens: Any  # int32 (B,), the end-of-text token included
+    log_prob: Any  # float32 (B,), natural log of the probability of these tokens in the model
+    ended: Any  # bool (B,), True where the end-of-text token came
+
+
+class Vocabulary(NamedTuple):
+    """What decoding needs to know of a tokenizer."""
+
+    size: int  # tokens with ids from here on are never chosen
+    end_id: int  # the token that ends a row; -1 for none
+
+
+def prefill(model: Any, token_ids: Any, num_steps: Any) -> tuple[Any, Any, Any]:
+    """Reads the prompts.
+
+    Returns:
+        Logits `(B, V)` of the next token, a cache with room for num_steps more places, and the
+        mask `(B, P + num_steps)` of that cache.
+    """
+    batch, length = ops.shape(token_ids)
+    mask = ops.concatenate([token_ids >= 0, ops.ones((batch, num_steps), "bool")], axis=1)
+    cache = model.new_cache(batch, length)
+    logits, cache = model.call_with_cache(token_ids, cache, 0, mask[:, :length])
+    room = ((0, 0), (0, 0), (0, num_steps), (0, 0))
+    return logits, [(ops.pad(key, room), ops.pad(value, room)) for key, value in cache], mask
+
+
+def decode(
+    model: Any, token_ids: Any, sampling: Sampling, num_steps: Any, vocabulary: Vocabulary
+) -> Decoded:
+    """Continues every prompt, keeping keys and values of what was read.
+
+    Args:
+        model: has `new_cache` and `call_with_cache` as `keras_gpt2.GPT2`.
+        token_ids: int32 `(B, P)`, prompts aligned on their last token, -1 before the first.
+        sampling: parameters of each row.
+        num_steps: int (a scalar tensor in a TensorFlow graph), N, at least every max_new_tokens
+            and at least 1.
+        vocabulary: the tokenizer's size and end.
+
+    Returns:
+        `Decoded`, equal to `decode_recomputing`'s to rounding. Prompt and new tokens together
+        must not exceed the model's sequence_length.
+    """
+    batch, length = ops.shape(token_ids)
+    uniform = random_numbers(sampling, num_steps)
+    logits, cache, mask = prefill(model, token_ids, num_steps)
+    decoded, last = append(nothing(batch, num_steps), logits, sampling, uniform, 0, vocabulary)
+
+    def going(step: Any, decoded: Decoded, last: Any, cache: Any) -> Any:
+        return ops.any(active_rows(decoded, sampling, step))
+
+    def advance(step: Any, decoded: Decoded, last: Any, cache: Any) -> tuple:
+        place = length + step - 1
+        logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
+        decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
+        return step + 1, decoded, last, cache
+
+    start = (ops.array(1, "int32"), decoded, last, cache)
+    return ops.while_loop(going, advance, start)[1]
+
+
+def decode_recomputing(
+    model: Any, token_ids: Any, sampling: Sampling, num_steps: int, vocabulary: Vocabulary
+) -> Decoded:
+    """What `decode` computes, by running the whole model on the whole text for every token.
+
+    Slow and obvious: the oracle of the tests. Arguments and result are `decode`'s.
+    """
+    uniform = random_numbers(sampling, num_steps)
+    decoded = nothing(ops.shape(token_ids)[0], num_steps)
+    for step in range(num_steps):
+        logits = model(token_ids, training=False)[:, -1]
+        decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
+        token_ids = ops.concatenate([token_ids, last[:, None]], axis=1)
+        if not ops.any(active_rows(decoded, sampling, step + 1)):
+            break
+    return decoded
+
+
+def random_numbers(sampling: Sampling, num_steps: Any) -> Any:
+    """The numbers of all steps, float32 `(B, num_steps)`."""
+    # All steps at once: one small table instead of a hundred tiny operations for every token.
+    steps = ops.arange(num_steps, dtype="int32")
+    return random_uniform(sampling.seed[:, None], steps[None])  # (B, N)
+
+
+def nothing(batch: Any, num_steps: Any) -> Decoded:
+    return Decoded(
+        ops.full((batch, num_steps), -1, "int32"),
+        ops.zeros((batch,), "int32"),
+        ops.zeros((batch,), "float32"),
+        ops.zeros((batch,), "bool"),
+    )
+
+
+def active_rows(decoded: Decoded, sampling: Sampling, step: Any) -> Any:
+    """Which rows take a token at this step; bool (B,)."""
+    return ops.logical_and(sampling.max_new_tokens > step, ops.logical_not(decoded.ended))
+
+
+def append(
+    decoded: Decoded,
+    logits: Any,
+    sampling: Sampling,
+    uniform: Any,
+    step: Any,
+    vocabulary: Vocabulary,
+) -> tuple[Decoded, Any]:
+    """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
+    logits = logits[:, : vocabulary.size]
+    chosen = sample(
+        logits,
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        ops.take(uniform, step, axis=1),
+    )
+    active = active_rows(decoded, sampling, step)
+    log_prob = ops.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
+    log_prob = log_prob - ops.logsumexp(logits, axis=-1)
+    here = ops.arange(ops.shape(decoded.token_ids)[1]) == step  # (N,)
+    write = ops.logical_and(active[:, None], here[None])
+    decoded = Decoded(
+        ops.where(write, chosen[:, None], decoded.token_ids),
+        decoded.num_tokens + ops.cast(active, "int32"),
+        decoded.log_prob + ops.where(active, log_prob, 0.0),
+        ops.logical_or(decoded.ended, ops.logical_and(active, chosen == vocabulary.end_id)),
+    )
+    return decoded, chosen

@@ -1,0 +1,267 @@
+"""Text in, text out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_gpt2.generation.compiled import compiled
+from keras_gpt2.generation.decoding import (
+    Decoded,
+    Sampling,
+    Vocabulary,
+    append,
+    decode,
+    nothing,
+    prefill,
+    random_numbers,
+)
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: str | Sequence[str],
+    max_new_tokens: int | Sequence[int] = 64,
+    temperature: float | Sequence[float] = 1.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    seed: int | Sequence[int] = 0,
+    stop: str | Sequence[str] | None = None,
+    jit_compile: bool = True,
+) -> list[str]:
+    """Continues each prompt, by itself: no prompt changes another's text.
+
+    Every parameter is one value for all prompts, or a list of one value each. The first call for
+    a shape compiles; shapes are rounded up to powers of two, so later calls rarely do.
+
+    Args:
+        model: a `keras_gpt2.GPT2`.
+        tokenizer: a `keras_gpt2.BytePairTokenizer` of at most the model's vocabulary.
+        prompts: str, or a list of them. An empty prompt starts from end-of-text. Of a prompt that
+            leaves too little room in the model's sequence_length the end is kept, with a warning.
+        max_new_tokens: int >= 0 and less than sequence_length, the most tokens to add; a row
+            ends earlier at end-of-text.
+        temperature: float >= 0 that divides the logits; 0 takes the likeliest token.
+        top_k: int >= 0, choose among the k likeliest tokens; 0 is off.
+        top_p: float in (0, 1], choose among the likeliest tokens that make up this share; 1 is
+            off.
+        seed: int, the random numbers of a row. Equal prompt, parameters and seed give equal text.
+        stop: str or list of str; a text ends before the first of them.
+        jit_compile: bool; False runs without XLA.
+
+    Returns:
+        The completions alone, one str for each prompt.
+
+    Raises:
+        ValueError: if a parameter breaks its rule, or the tokenizer has more tokens than the
+            model.
+
+    Example:
+        >>> generate(model, tokenizer, ["Once upon a time"], temperature=0)  # doctest: +SKIP
+        [' there was a king']
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        return []
+    stops = _stops(stop)
+    vocabulary = _vocabulary(model, tokenizer)
+    sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
+    token_ids = _token_ids(model, tokenizer, prompts, sampling)
+    num_steps = _bucket(int(sampling.max_new_tokens.max()))
+    run = compiled(model, _decode, jit_compile, num_steps, vocabulary)
+    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
+    rows = ops.convert_to_numpy(decoded.token_ids)
+    return [
+        _cut(tokenizer.decode(_text_ids(row, vocabulary)), stops) for row in rows[: len(prompts)]
+    ]
+
+
+def stream(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: str | Sequence[str] | None = None,
+    jit_compile: bool = True,
+) -> Iterator[str]:
+    """Yields the text that `generate` gives for one prompt, piece by piece as it is made.
+
+    A piece is handed out once its characters are whole and no stop string can begin in it.
+    Arguments and errors are `generate`'s.
+
+    Example:
+        >>> for piece in stream(model, tokenizer, "Once"):  # doctest: +SKIP
+        ...     print(piece, end="", flush=True)
+    """
+    stops = _stops(stop)
+    vocabulary = _vocabulary(model, tokenizer)
+    sampling = _sampling(model, 1, max_new_tokens, temperature, top_k, top_p, seed)
+    token_ids = _token_ids(model, tokenizer, [prompt], sampling)
+    return _stream(model, tokenizer, token_ids, sampling, vocabulary, stops, jit_compile)
+
+
+def _stream(
+    model: Any,
+    tokenizer: Any,
+    token_ids: np.ndarray,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    stops: list[str],
+    jit_compile: bool,
+) -> Iterator[str]:
+    num_steps = _bucket(int(sampling.max_new_tokens[0]))
+    start = compiled(model, _start, jit_compile, num_steps, vocabulary)
+    advance = compiled(model, _advance, jit_compile, vocabulary)
+    held_back = max((len(s) - 1 for s in stops), default=0)
+    new_ids: list[int] = []
+    sent = 0
+    text = ""
+    state = None
+    for step in range(int(sampling.max_new_tokens[0])):
+        if state is None:
+            state = start(token_ids, *sampling)
+        else:
+            place = token_ids.shape[1] + step - 1
+            state = advance(*state, *sampling, np.int32(place), np.int32(step))
+        token_id = int(state[0][0])
+        if token_id == vocabulary.end_id:
+            break
+        new_ids.append(token_id)
+        text = tokenizer.decode(new_ids)
+        cut = _cut(text, stops)
+        if cut != text:
+            yield cut[sent:]
+            return
+        # U+FFFD at the end may be a character whose last bytes are still to come.
+        whole = max(len(text.rstrip("\ufffd")) - held_back, sent)
+        if whole > sent:
+            yield text[sent:whole]
+            sent = whole
+    if text[sent:]:
+        yield text[sent:]
+
+
+def _decode(model: Any, token_ids: Any, *rest: Any) -> tuple:
+    *sampling, num_steps, vocabulary = rest
+    return tuple(decode(model, token_ids, Sampling(*sampling), num_steps, vocabulary))
+
+
+def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
+    *parameters, num_steps, vocabulary = rest
+    sampling = Sampling(*parameters)
+    uniform = random_numbers(sampling, num_steps)
+    logits, cache, mask = prefill(model, token_ids, num_steps)
+    empty = nothing(1, num_steps)
+    _, chosen = append(empty, logits, sampling, uniform, 0, vocabulary)
+    return chosen, cache, mask, uniform
+
+
+def _advance(model: Any, last: Any, cache: Any, mask: Any, uniform: Any, *rest: Any) -> tuple:
+    *parameters, place, step, vocabulary = rest
+    sampling = Sampling(*parameters)
+    logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
+    empty = nothing(1, uniform.shape[1])
+    _, chosen = append(empty, logits, sampling, uniform, step, vocabulary)
+    return chosen, cache, mask, uniform
+
+
+def _vocabulary(model: Any, tokenizer: Any) -> Vocabulary:
+    if tokenizer.vocabulary_size > model.vocabulary_size:
+        raise ValueError(
+            "The tokenizer must not have more tokens than the model. Received: a tokenizer of "
+            f"{tokenizer.vocabulary_size}, model.vocabulary_size={model.vocabulary_size}."
+        )
+    end_id = tokenizer.end_of_text_id
+    return Vocabulary(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
+
+
+def _sampling(model: Any, rows: int, *values: Any) -> Sampling:
+    """One checked value per row; numpy arrays (rows,)."""
+    limit = model.sequence_length
+    rules = (
+        ("max_new_tokens", "int32", lambda v: (v >= 0) & (v < limit), f"from 0 to {limit - 1}"),
+        ("temperature", "float32", lambda v: (v >= 0) & np.isfinite(v), "a number >= 0"),
+        ("top_k", "int32", lambda v: v >= 0, "an integer >= 0"),
+        ("top_p", "float32", lambda v: (v > 0) & (v <= 1), "in (0, 1]"),
+        ("seed", "int32", lambda v: v == v, "an integer of 32 bits"),
+    )
+    arrays = []
+    for (name, dtype, rule, words), value in zip(rules, values, strict=True):
+        given = np.asarray(value)
+        array = given.astype(dtype)
+        exact = given.dtype.kind in "iu" if dtype == "int32" else given.dtype.kind in "iuf"
+        if not exact or (dtype == "int32" and (array != given).any()) or not rule(array).all():
+            raise ValueError(f"{name} must be {words}. Received: {name}={value!r}.")
+        if array.ndim and array.shape != (rows,):
+            raise ValueError(
+                f"{name} must be one value, or one for each of the {rows} prompts. "
+                f"Received: {array.size} values."
+            )
+        arrays.append(np.broadcast_to(array, (rows,)))
+    return Sampling(*arrays)
+
+
+def _token_ids(
+    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling
+) -> np.ndarray:
+    """Prompts as ids, aligned on their last token, in a bucket; int32 (rows, P)."""
+    end_id = tokenizer.end_of_text_id
+    rows = []
+    for prompt, max_new_tokens in zip(prompts, sampling.max_new_tokens, strict=True):
+        ids = tokenizer.encode(prompt)
+        if not ids and end_id is None:
+            raise ValueError(
+                "A prompt must not be empty where the tokenizer has no end-of-text token. "
+                f"Received: prompt={prompt!r}."
+            )
+        room = model.sequence_length - int(max_new_tokens)
+        if len(ids) > room:
+            warnings.warn(
+                f"Only the end of the prompt is kept: it has {len(ids)} tokens, and {room} fit "
+                f"before max_new_tokens={max_new_tokens} in the model's sequence_length="
+                f"{model.sequence_length}.",
+                stacklevel=3,
+            )
+        rows.append(ids[-room:] or [end_id])
+    width = min(_bucket(max(map(len, rows))), model.sequence_length)
+    token_ids = np.full((len(rows), width), -1, "int32")
+    for row, ids in zip(token_ids, rows, strict=True):
+        row[width - len(ids) :] = ids
+    return token_ids
+
+
+def _pad_rows(token_ids: np.ndarray, sampling: Sampling) -> list[np.ndarray]:
+    """Adds rows that want no tokens, up to a power of two."""
+    rows = len(token_ids)
+    more = _bucket(rows, smallest=1) - rows
+    arrays = [np.concatenate([a, a[:1].repeat(more, axis=0)]) for a in (token_ids, *sampling)]
+    arrays[1][rows:] = 0  # max_new_tokens
+    return arrays
+
+
+def _bucket(size: int, smallest: int = 16) -> int:
+    return max(smallest, 1 << max(size - 1, 0).bit_length())
+
+
+def _text_ids(row: np.ndarray, vocabulary: Vocabulary) -> list[int]:
+    return [int(i) for i in row if i >= 0 and i != vocabulary.end_id]
+
+
+def _stops(stop: str | Sequence[str] | None) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    if not all(stops):
+        raise ValueError(f"A stop string must not be empty. Received: stop={stop!r}.")
+    return stops
+
+
+def _cut(text: str, stops: list[str]) -> str:
+    return text[: min((text.find(s) for s in stops if s in text), default=len(text))]

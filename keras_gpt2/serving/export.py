@@ -1,0 +1,117 @@
+"""Writing a version that TensorFlow Serving can load."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_gpt2.generation import Sampling
+from keras_gpt2.serving.readme import write_readme
+from keras_gpt2.serving.signatures import ServedGPT2
+
+
+def export(
+    model: Any,
+    tokenizer: Any,
+    directory: str | os.PathLike,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    max_new_tokens_limit: int | None = None,
+) -> Path:
+    """Writes model, tokenizer and decoding as one SavedModel, `directory/<next version>`.
+
+    The version holds everything: it needs neither keras_gpt2 nor Keras nor TF Text, and no XLA.
+    It is written beside its place and renamed when whole, so a server that watches the directory
+    never sees half of it.
+
+    Args:
+        model: a `keras_gpt2.GPT2`.
+        tokenizer: a `keras_gpt2.BytePairTokenizer` of at most the model's vocabulary.
+        directory: the model's directory for the server, for example `saved_models/NAME`.
+        max_new_tokens: int, the most tokens `serving_default` adds.
+        temperature: float, of `serving_default`; 0 takes the likeliest token.
+        top_k: int, of `serving_default`; 0 is off.
+        top_p: float, of `serving_default`; 1 is off.
+        seed: int, of `serving_default`.
+        max_new_tokens_limit: int, the most that a request to `generate` may ask for;
+            sequence_length - 1 if None.
+
+    Returns:
+        The path of the new version.
+
+    Raises:
+        ValueError: if a parameter breaks its rule, or the tokenizer does not fit the model.
+        RuntimeError: if Keras does not run on TensorFlow.
+
+    Example:
+        >>> export(model, tokenizer, "saved_models/tales")  # doctest: +SKIP
+        PosixPath('saved_models/tales/1')
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "A SavedModel can be written on Keras's TensorFlow backend only. "
+            f"Received: backend={keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow and "
+            "load the model again."
+        )
+    if tokenizer.vocabulary_size > model.vocabulary_size:
+        raise ValueError(
+            "The tokenizer must not have more tokens than the model. Received: a tokenizer of "
+            f"{tokenizer.vocabulary_size}, model.vocabulary_size={model.vocabulary_size}."
+        )
+    limit = model.sequence_length - 1 if max_new_tokens_limit is None else max_new_tokens_limit
+    if not 1 <= limit < model.sequence_length:
+        raise ValueError(
+            f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
+            f"Received: max_new_tokens_limit={limit}."
+        )
+    defaults = Sampling(min(max_new_tokens, limit), temperature, top_k, top_p, seed)
+    served = ServedGPT2(model, tokenizer, defaults, limit)
+    why = served._why_invalid(served.defaults).numpy()[0].decode()
+    if why:
+        raise ValueError(why)
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    # A server takes integer names only, so this one is invisible to it.
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+    try:
+        tokenizer_files = partial / "tokenizer"
+        tokenizer.save(tokenizer_files)
+        served.assets = [
+            tf.saved_model.Asset(str(path)) for path in sorted(tokenizer_files.iterdir())
+        ]
+        version = partial / "version"
+        tf.saved_model.save(served, str(version), signatures=served.signatures())
+        write_readme(version, directory.name, model, tokenizer, defaults, limit)
+        return _publish(version, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(version: Path, directory: Path) -> Path:
+    """Renames `version` to the next free number; of two exports at once, both get one."""
+    version.chmod(0o755)
+    number = max(
+        (int(p.name) for p in directory.iterdir() if re.fullmatch(r"\d+", p.name)), default=0
+    )
+    while True:
+        number += 1
+        target = directory / str(number)
+        try:
+            # Fails where another export has put its files meanwhile.
+            os.rename(version, target)
+        except OSError:
+            if not target.exists():
+                raise
+        else:
+            return target

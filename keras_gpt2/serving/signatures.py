@@ -1,0 +1,217 @@
+"""The functions that a server calls, as one TensorFlow module.
+
+Rows in a server's batch belong to strangers: nothing here raises on bad values. A row that breaks
+a rule gets its own finish_reason, the others their text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_gpt2.generation import Sampling, Vocabulary, decode
+from keras_gpt2.text import GraphTokenizer
+
+STRINGS = tf.TensorSpec([None], tf.string)
+INTS = tf.TensorSpec([None], tf.int32)
+FLOATS = tf.TensorSpec([None], tf.float32)
+TOKEN_IDS = tf.TensorSpec([None, None], tf.int32)
+
+
+def _named(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+
+
+class ServedGPT2(tf.Module):
+    """A model, its tokenizer and the signatures over them; holds tf.Variables, no Keras object.
+
+    Args:
+        model: a built `keras_gpt2.GPT2` on the TensorFlow backend.
+        tokenizer: a `keras_gpt2.BytePairTokenizer`.
+        defaults: the parameters of `serving_default`, one number each.
+        limit: int, the most new tokens a request may ask for.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, defaults: Sampling, limit: int) -> None:
+        super().__init__()
+        # Tracked one by one and not through the model, which would store every weight twice.
+        self.weights = [weight.value for weight in model.weights]
+        self.tokenizer = GraphTokenizer(tokenizer)
+        self.defaults = Sampling(
+            *(
+                tf.constant([value], dtype)
+                for value, dtype in zip(
+                    defaults,
+                    (tf.int32, tf.float32, tf.int32, tf.float32, tf.int32),
+                    strict=True,
+                )
+            )
+        )
+        end_id = tokenizer.end_of_text_id
+        self._vocabulary = Vocabulary(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
+        self._start_id = 0 if end_id is None else end_id
+        self._model = _Untracked(model)
+        self._limit = limit
+
+    def signatures(self) -> dict[str, Any]:
+        """Signature name -> tf.function with named inputs and outputs."""
+
+        defaults = self.defaults
+
+        def generate(
+            prompt: Any,
+            max_new_tokens: Any = defaults.max_new_tokens,
+            temperature: Any = defaults.temperature,
+            top_k: Any = defaults.top_k,
+            top_p: Any = defaults.top_p,
+            seed: Any = defaults.seed,
+        ) -> dict[str, Any]:
+            parameters = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+            return self.generate(prompt, parameters)
+
+        def serving_default(prompt: Any) -> dict[str, Any]:
+            return {"text": self.generate(prompt, defaults)["text"]}
+
+        inputs: list[tuple[str, Any, dict[str, tf.TensorSpec]]] = [
+            ("serving_default", serving_default, {"prompt": STRINGS}),
+            (
+                "generate",
+                generate,
+                {
+                    "prompt": STRINGS,
+                    "max_new_tokens": INTS,
+                    "temperature": FLOATS,
+                    "top_k": INTS,
+                    "top_p": FLOATS,
+                    "seed": INTS,
+                },
+            ),
+            ("score", self.score, {"text": STRINGS}),
+            ("logits", self.logits, {"token_ids": TOKEN_IDS}),
+            ("tokenize", self.tokenize, {"text": STRINGS}),
+            ("detokenize", self.detokenize, {"token_ids": TOKEN_IDS}),
+        ]
+        return {
+            name: tf.function(
+                function, input_signature=[_named(spec, key) for key, spec in specs.items()]
+            )
+            for name, function, specs in inputs
+        }
+
+    def generate(self, prompt: Any, parameters: Sampling) -> dict[str, Any]:
+        """Prompts (B,) and parameters (B,) or (1,) -> text, num_tokens, log_prob, finish_reason."""
+        batch = tf.shape(prompt)[0]
+        parameters = Sampling(*(_broadcast(values, batch) for values in parameters))
+        why = self._why_invalid(parameters)  # (B,), empty where all is well
+        valid = tf.equal(why, "")
+        safe = Sampling(
+            tf.where(valid, parameters.max_new_tokens, 0),
+            tf.where(valid, parameters.temperature, 0.0),
+            tf.where(valid, parameters.top_k, 0),
+            tf.where(valid, parameters.top_p, 1.0),
+            parameters.seed,
+        )
+        room = self._model.sequence_length - safe.max_new_tokens  # (B,)
+        token_ids = _right_aligned(self.tokenizer.encode(prompt), room, self._start_id)
+        steps = tf.maximum(tf.reduce_max(safe.max_new_tokens), 1)
+        decoded = decode(self._model.object, token_ids, safe, steps, self._vocabulary)
+        ended = tf.equal(decoded.token_ids, self._vocabulary.end_id)
+        reason = tf.where(decoded.ended, "end_of_text", "length")
+        return {
+            "text": self.tokenizer.decode(tf.where(ended, -1, decoded.token_ids)),
+            "num_tokens": decoded.num_tokens,
+            "log_prob": decoded.log_prob,
+            "finish_reason": tf.where(valid, reason, tf.strings.join(["invalid: ", why])),
+        }
+
+    def score(self, text: Any) -> dict[str, Any]:
+        """Texts (B,) -> log_prob, num_tokens, perplexity, each (B,).
+
+        Every token after the first is scored given all before it; of a text longer than
+        sequence_length, the tokens that fit.
+        """
+        length = self._model.sequence_length
+        rows = self.tokenizer.encode(text)[:, :length]
+        token_ids = rows.to_tensor(-1)  # (B, T)
+        token_ids = tf.pad(token_ids, [[0, 0], [0, 1]], constant_values=-1)  # at least one
+        token_ids = token_ids[:, :length]
+        targets = tf.pad(token_ids[:, 1:], [[0, 0], [0, 1]], constant_values=-1)
+        logits = self._model.object(token_ids, training=False)[:, :, : self._vocabulary.size]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.maximum(targets, 0), logits=logits
+        )  # (B, T)
+        log_prob = -tf.reduce_sum(tf.where(targets >= 0, losses, 0.0), axis=1)
+        num_tokens = tf.reduce_sum(tf.cast(targets >= 0, tf.int32), axis=1)
+        mean = tf.math.divide_no_nan(log_prob, tf.cast(num_tokens, tf.float32))
+        return {"log_prob": log_prob, "num_tokens": num_tokens, "perplexity": tf.exp(-mean)}
+
+    def logits(self, token_ids: Any) -> dict[str, Any]:
+        """Ids (B, T), negative ones padding -> logits (B, T, V); NaN where an id is none."""
+        return {"logits": self._model.object(token_ids, training=False)}
+
+    def tokenize(self, text: Any) -> dict[str, Any]:
+        """Texts (B,) -> token_ids (B, T), -1 after a row's last, and num_tokens (B,)."""
+        rows = self.tokenizer.encode(text)
+        return {
+            "token_ids": rows.to_tensor(-1),
+            "num_tokens": tf.cast(rows.row_lengths(), tf.int32),
+        }
+
+    def detokenize(self, token_ids: Any) -> dict[str, Any]:
+        """Ids (B, T), negative ones padding -> text (B,)."""
+        return {"text": self.tokenizer.decode(token_ids)}
+
+    def _why_invalid(self, given: Sampling) -> Any:
+        """The first broken rule of each row, with the value; empty where there is none."""
+        rules = [
+            (
+                "max_new_tokens",
+                (given.max_new_tokens >= 0) & (given.max_new_tokens <= self._limit),
+                f"from 0 to {self._limit}",
+            ),
+            (
+                "temperature",
+                (given.temperature >= 0) & tf.math.is_finite(given.temperature),
+                "a number >= 0",
+            ),
+            ("top_k", given.top_k >= 0, "an integer >= 0"),
+            ("top_p", (given.top_p > 0) & (given.top_p <= 1), "in (0, 1]"),
+        ]
+        why = tf.fill(tf.shape(given.seed), "")
+        for name, holds, words in reversed(rules):
+            value = tf.strings.as_string(getattr(given, name))
+            message = tf.strings.join([f"{name} must be {words}. Received: {name}=", value, "."])
+            why = tf.where(holds, why, message)
+        return why
+
+
+class _Untracked:
+    """Hides a Keras model from tf.Module, which would save what it finds."""
+
+    def __init__(self, model: Any) -> None:
+        self.object = model
+        self.sequence_length = model.sequence_length
+
+
+def _broadcast(values: Any, batch: Any) -> Any:
+    """(B,) as it is, (1,) repeated for all rows."""
+    return tf.cond(
+        tf.equal(tf.shape(values)[0], batch),
+        lambda: values,
+        lambda: tf.broadcast_to(values, [batch]),
+    )
+
+
+def _right_aligned(rows: Any, room: Any, start_id: int) -> Any:
+    """The last `room` ids of each ragged row, -1 before them; an empty row starts at start_id."""
+    ends = rows.row_splits[1:]
+    lengths = tf.minimum(rows.row_lengths(), tf.cast(room, tf.int64))  # (B,)
+    width = tf.maximum(tf.reduce_max(lengths), 1)
+    place = tf.range(width) - width  # (P,), -P .. -1
+    flat = tf.concat([rows.values, [start_id]], axis=0)
+    here = ends[:, None] + place
+    token_ids = tf.gather(flat, tf.clip_by_value(here, 0, tf.size(flat, tf.int64) - 1))
+    token_ids = tf.where(place >= -lengths[:, None], token_ids, -1)
+    start = tf.equal(lengths[:, None], 0) & tf.equal(place, -1)
+    return tf.where(start, start_id, token_ids)  # (B, P)
