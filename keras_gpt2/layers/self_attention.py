@@ -49,7 +49,8 @@ def dot_product_attention(
     scores = ops.cast(scores, "float32")  # (..., T, S)
     if mask is not None:
         scores = ops.where(mask, scores, -1e30)
-    weights = ops.softmax(scores, axis=-1)
+    # Keras warns of a softmax over one entry; a text of one token is no mistake here.
+    weights = ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)
     kept = weights if dropout is None else dropout(weights)
     return ops.matmul(ops.cast(kept, value.dtype), value), weights
 

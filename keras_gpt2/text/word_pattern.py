@@ -1,7 +1,7 @@
 """GPT-2's word pattern as tests on neighbouring characters, in core TensorFlow ops.
 
-The pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+` cuts a
-text into runs of letters, numbers, whitespace and other characters, except that
+The pattern `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+`
+cuts a text into runs of letters, numbers, whitespace and other characters, except that
   - a U+0020 before another run that is not whitespace belongs to that run,
   - the last character of whitespace before another run stands apart from the run of whitespace,
   - an apostrophe which is a run by itself, without a U+0020 before it, takes the letters of a
@@ -62,7 +62,7 @@ def _rules() -> np.ndarray:
     starts = (_RUN[before] != _RUN[this]) & ~follows_blank
     starts |= (_RUN[this] == SPACE) & (_RUN[after] != SPACE) & (after != EDGE)
     starts |= this == EDGE
-    apostrophe = starts & (this == APOSTROPHE) & (_RUN[before] != OTHER)
+    apostrophe = starts & (this == APOSTROPHE)
     long = (after == R) & (second == E) | (after == L) & (second == L)
     return np.select([apostrophe & (after == S), apostrophe & long, starts], [2, 3, 1], 0)
 
@@ -78,8 +78,6 @@ def word_starts(kinds: tf.Tensor) -> tf.Tensor:
     """
     padded = tf.concat([[EDGE], kinds, [EDGE, EDGE]], 0)
     key = ((padded[:-3] * _KINDS + kinds) * _KINDS + padded[2:-1]) * _KINDS + padded[3:]
-    rules = tf.gather(tf.constant(_rules(), tf.uint8), key)
-    padded = tf.concat([tf.zeros([3], tf.uint8), rules], 0)
-    return (
-        ((rules > 0) & (padded[2:-1] < 2)) | (padded[1:-2] == 2) | (padded[:-3] == 3)
-    )
+    rules = tf.gather(tf.constant(_rules(), tf.int32), key)
+    padded = tf.concat([[0, 0, 0], rules], 0)
+    return ((rules > 0) & (padded[2:-1] < 2)) | (padded[1:-2] == 2) | (padded[:-3] == 3)

@@ -53,7 +53,7 @@ def adamw(
     if final_learning_rate is None:
         final_learning_rate = learning_rate / 10
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup_steps else learning_rate,
+        initial_learning_rate=learning_rate / max(warmup_steps, 1),
         decay_steps=total_steps - warmup_steps,
         alpha=final_learning_rate / learning_rate,
         warmup_target=learning_rate if warmup_steps else None,

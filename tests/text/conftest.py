@@ -21,7 +21,9 @@ SCRIPTS = (
     "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22 \u0939\u093f\u0928\u094d\u0926\u0940 "
     "\u0420\u0443\u0441\u0441\u043a\u0438\u0439 \u01c5\u02b0\u00df\u0130"
 )
-EMOJI = "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd\u2764\ufe0f\U0001f1e9\U0001f1ea"
+EMOJI = (
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd\u2764\ufe0f\U0001f1e9\U0001f1ea"
+)
 FRAGMENTS = [
     "<|endoftext|>", "\r\n", "\r\n\r\n", "\n\n", "    ", "\t", " don't", " I'LL", "they're ",
     "x's", "''s", " 's", "'sx", "'Sx", "'lll", "'reve", "'t's", "!'s", "1's", "'s's", "a''s",
@@ -74,8 +76,6 @@ def fuzz_texts():
 
     def texts(count, seed):
         rng = random.Random(seed)
-        return [
-            b"".join(piece(rng) for _ in range(rng.randrange(8))) for _ in range(count)
-        ]
+        return [b"".join(piece(rng) for _ in range(rng.randrange(8))) for _ in range(count)]
 
     return texts

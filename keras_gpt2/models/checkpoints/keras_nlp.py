@@ -13,6 +13,7 @@ from keras_gpt2.models.checkpoints.variables import (
     Tensor,
     activation_name,
     build,
+    by_path,
     check_names,
     rows,
     values,
@@ -61,7 +62,7 @@ def load_keras_nlp(model_or_preset: Any, load_weights: bool = True) -> GPT2:
     arguments = {ours: getattr(backbone, theirs) for theirs, ours in _SIZES.items()}
     if not load_weights:
         return GPT2(**arguments)
-    variables = {variable.path: variable for variable in backbone.weights}
+    variables = by_path(backbone)
     place = f"the GPT2Backbone {backbone.name!r}"
     table = list(rows(backbone.num_layers))
     check_names({name: name for row in table for name in row.keras_nlp}, variables, place)
@@ -108,7 +109,7 @@ def to_keras_nlp(model: GPT2) -> Any:
     table = list(rows(model.num_layers))
     ours = values(model, {row.path: row.path for row in table}, "KerasHub")
     backbone = _backbone_class()(**{theirs: getattr(model, our) for theirs, our in _SIZES.items()})
-    theirs = {variable.path: variable for variable in backbone.weights}
+    theirs = by_path(backbone)
     for row in table:
         joined = ops.convert_to_numpy(ours[row.path])
         parts = np.split(joined, len(row.keras_nlp), axis=-1)

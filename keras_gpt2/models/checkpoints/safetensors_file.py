@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -22,6 +22,15 @@ from keras_gpt2.models.checkpoints.variables import Tensor
 
 # NumPy has no bfloat16: it is the upper half of a float32.
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class _Entry(NamedTuple):
+    """What the header says of a tensor; the bytes are counted from the header's end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    first: int
+    last: int
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -43,30 +52,29 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             tensors = {
-                name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+                name: _Entry(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
                 for name, entry in header.items()
             }
-            end = 8 + length + max((last for *_, last in tensors.values()), default=0)
+            end = 8 + length + max((entry.last for entry in tensors.values()), default=0)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 "A safetensors header must describe each tensor in JSON. "
                 f"Received: {path}, {error!r}."
             ) from error
     if end > size:
-        name = max(tensors, key=lambda name: tensors[name][-1])
+        name = max(tensors, key=lambda name: tensors[name].last)
         raise ValueError(
             f"Tensor {name!r} must lie within its file. "
             f"Received: {path} of {size} bytes, which should have {end}."
         )
     return {
-        name: Tensor(functools.partial(_read, path, name, 8 + length, *entry), str(path))
+        name: Tensor(functools.partial(_read, path, name, 8 + length, entry), str(path))
         for name, entry in tensors.items()
     }
 
 
-def _read(
-    path: Path, name: str, origin: int, dtype: str, shape: tuple[int, ...], first: int, last: int
-) -> np.ndarray:
+def _read(path: Path, name: str, origin: int, entry: _Entry) -> np.ndarray:
+    dtype, shape, first, last = entry
     if dtype not in _DTYPES:
         raise ValueError(
             f"Tensor {name!r} must be of type {', '.join(_DTYPES)}. "

@@ -86,6 +86,12 @@ class Tensor(NamedTuple):
     place: str
 
 
+def by_path(model: keras.Model) -> dict[str, Any]:
+    """The variables of a GPT2 or GPT2Backbone by path, without the name scope it was made in."""
+    scope = max(model.weights[0].path.find("token_embedding/"), 0)
+    return {variable.path[scope:]: variable for variable in model.weights}
+
+
 def check_names(names: Mapping[str, str], tensors: Mapping[str, Any], place: str) -> None:
     """Raises ValueError unless `tensors` are exactly those named in `names` (path -> name)."""
     missing = [name for name in names.values() if name not in tensors]
@@ -150,7 +156,7 @@ def build(
     # Inside this scope Keras only takes note of variables; it creates them at the end.
     with keras.StatelessScope():
         model = GPT2(**arguments)
-        variables = {names[variable.path]: variable for variable in model.weights}
+        variables = {names[path]: variable for path, variable in by_path(model).items()}
         for name, variable in variables.items():
             variable._initializer = functools.partial(initialize, name)
     for name, variable in variables.items():
@@ -178,7 +184,7 @@ def values(model: GPT2, names: Mapping[str, str], format_name: str) -> dict[str,
                 f"A model for {format_name} must have the {argument} {standard.__name__}. "
                 f"Received: {argument}={given.__name__}."
             )
-    variables = {variable.path: variable for variable in model.weights}
+    variables = by_path(model)
     check_names({path: path for path in names}, variables, f"a model for {format_name}")
     return {name: variables[path] for path, name in names.items()}
 

@@ -107,10 +107,11 @@ def test_dtype_policy_is_kept(fixtures):
 
 def test_loaded_model_trains(edited, fixtures):
     model = load_hugging_face(edited(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, run_eagerly=keras.backend.backend() == "tensorflow")  # no tracing
     token_ids = np.load(fixtures / "tied" / "results.npz")["token_ids"]
-    history = model.fit(token_ids[:, :-1], token_ids[:, 1:], epochs=3, verbose=0)
-    assert history.history["loss"][2] < history.history["loss"][0] - 0.01
+    losses = [model.train_on_batch(token_ids[:, :-1], token_ids[:, 1:]) for _ in range(3)]
+    assert losses[2] < losses[0] - 0.01
 
 
 def test_a_keras_without_deferred_variables(tied, fixtures, monkeypatch, assert_same_weights):
@@ -233,9 +234,9 @@ def test_every_truncation_is_an_error_that_names_the_file(edited):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"shape": [21, 85]}, f"'{_SHORT}' must have as many bytes"),
-        ({"data_offsets": [8, 4]}, f"'{_SHORT}' must have as many bytes"),
-        ({"data_offsets": [-7056, 0]}, f"'{_SHORT}' must have as many bytes"),
+        ({"shape": [21, 85]}, f"{_SHORT}' must have as many bytes"),
+        ({"data_offsets": [8, 4]}, f"{_SHORT}' must have as many bytes"),
+        ({"data_offsets": [-7056, 0]}, f"{_SHORT}' must have as many bytes"),
         ({"data_offsets": [0]}, "header must describe"),
         ({"shape": None}, "header must describe"),
     ],

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_gpt2.models import GPT2
-from keras_gpt2.models.checkpoints import load
+from keras_gpt2.models.checkpoints import load, load_keras_nlp, save_hugging_face, to_keras_nlp
 
 
 @pytest.mark.parametrize("layout", ["tied", "openai", "own"])
@@ -38,3 +38,11 @@ def test_what_is_no_model(tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="must hold a GPT2. Received: a Sequential"):
         load(tmp_path)
+
+
+def test_name_scopes_do_not_matter(fixtures, tied, tmp_path, assert_same_weights):
+    with keras.name_scope("outer"):
+        model = load(fixtures / "tied")
+    assert model.weights[0].path.startswith("outer/")
+    assert_same_weights(load(save_hugging_face(model, tmp_path / "saved")), tied)
+    assert_same_weights(load_keras_nlp(to_keras_nlp(model)), tied)

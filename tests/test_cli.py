@@ -1,0 +1,159 @@
+"""Commands as a user runs them."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from keras_gpt2.cli import main
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("commands run on the TensorFlow backend", allow_module_level=True)
+
+TEXT = "The king is dead, long live the king! A function definition names a function.\n" * 60
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A directory with a text and a trained run."""
+    place = tmp_path_factory.mktemp("cli")
+    (place / "book.txt").write_text(TEXT, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        code = main(
+            [
+                "train", "--text", str(place / "book.txt"), "--output", str(place / "run"),
+                "--vocabulary-size", "300", "--num-layers", "1", "--num-heads", "2",
+                "--hidden-dim", "32", "--sequence-length", "16", "--batch-size", "4",
+                "--epochs", "3", "--learning-rate", "0.01",
+            ]
+        )  # fmt: skip
+    assert code == 0
+    return place
+
+
+def test_train_writes_a_run_that_has_learnt(workplace, capsys):
+    names = {p.name for p in (workplace / "run").iterdir()}
+    assert {"model.keras", "vocab.json", "merges.txt", "history.csv"} <= names
+    with open(workplace / "run" / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert float(rows[-1]["val_perplexity"]) < 0.3 * float(rows[0]["val_perplexity"])
+    pytest.importorskip("matplotlib")
+    assert (workplace / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_never_overwrites(workplace, capsys):
+    before = (workplace / "run" / "model.keras").read_bytes()
+    code = main(
+        ["train", "--text", str(workplace / "book.txt"), "--output", str(workplace / "run")]
+    )
+    assert code == 1 and "must not hold a model already" in capsys.readouterr().err
+    assert (workplace / "run" / "model.keras").read_bytes() == before
+
+
+def test_generate_export_query_agree(workplace, capsys):
+    greedy = ["--prompt", "The king", "--max-new-tokens", "8", "--temperature", "0"]
+    assert main(["generate", str(workplace / "run"), *greedy]) == 0
+    generated = capsys.readouterr().out
+    assert generated.startswith("The king is dead")
+    for number in (1, 2):
+        code = main(
+            ["export", str(workplace / "run"), str(workplace / "saved" / "book"),
+             "--max-new-tokens", "8"]
+        )  # fmt: skip
+        assert code == 0 and f"saved/book/{number}" in capsys.readouterr().out
+    assert main(["query", str(workplace / "saved" / "book"), *greedy]) == 0
+    assert capsys.readouterr().out == generated
+    both = ["--prompt", "The king", "A function", "--max-new-tokens", "4", "--seed", "5"]
+    assert main(["generate", str(workplace / "run"), *both]) == 0
+    assert capsys.readouterr().out.count("---") == 1
+
+
+def test_evaluate(workplace, capsys):
+    outputs = []
+    for more in ([], ["--stride", "4"]):
+        command = ["evaluate", str(workplace / "run"), "--text", str(workplace / "book.txt")]
+        assert main(command + more) == 0
+        outputs.append(capsys.readouterr().out)
+    numbers = [
+        {k: float(v) for k, v in re.findall(r"^(\w[\w ]*\w)  +([\d.]+)$", out, re.M)}
+        for out in outputs
+    ]
+    assert set(numbers[0]) == {"tokens", "perplexity", "nats per token", "bits per byte"}
+    assert numbers[0]["perplexity"] < 10
+    assert numbers[1]["perplexity"] < numbers[0]["perplexity"], "more context, better guesses"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "nowhere", "--prompt", "a"], "model.keras"),
+        (["query", "nowhere", "--prompt", "a"], "saved_model.pb"),
+        (["query", "http://127.0.0.1:9/v1/models/x", "--prompt", "a"], "No answer from"),
+        (["query", "http://127.0.0.1:9", "--prompt", "a"], "/v1/models/NAME"),
+        (["train", "--text", "nowhere.txt", "--output", "run"], "nowhere.txt"),
+        (["train", "--text", "x", "--output", "run", "--preset", "gpt3"], "Received: gpt3"),
+        (["evaluate", "{run}", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["generate", "{run}", "--prompt", "a", "--temperature", "-1"], "temperature=-1.0"),
+        (["export", "{run}", "{run}/out", "--top-p", "7"], "top_p=7"),
+    ],
+)
+def test_errors_are_one_line(workplace, capsys, arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = main([a.format(run=workplace / "run") for a in arguments])
+    error = capsys.readouterr().err
+    assert code == 1 and words in error and error.count("\n") == 1
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "nothing half-made is left"
+
+
+def test_wrong_usage_and_help(capsys):
+    for arguments, code in (([], 2), (["fly"], 2), (["--help"], 0), (["train", "--help"], 0)):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == code
+    assert "--text" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_the_model(workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "fit", interrupted)
+    code = main(
+        ["train", "--text", str(workplace / "book.txt"), "--output", str(tmp_path / "run"),
+         "--tokenizer", str(workplace / "run"), "--sequence-length", "16"]
+    )  # fmt: skip
+    assert code == 130 and calls
+    assert "the best model so far" in capsys.readouterr().out
+    keras.saving.load_model(tmp_path / "run" / "model.keras")
+
+
+@pytest.mark.slow
+def test_quickstart_on_ones_own_text(workplace, tmp_path):
+    command = [
+        sys.executable, "-m", "keras_gpt2", "quickstart", "--text", str(workplace / "book.txt"),
+        "--epochs", "2", "--output", "run", "--saved-model", "saved/own", "--prompt", "The king",
+    ]  # fmt: skip
+    # A text of few tokens; the book is too short for the quickstart's windows.
+    book = tmp_path / "book.txt"
+    book.write_text("".join(f"{TEXT[:40]} {i} kings.\n" for i in range(4000)), encoding="utf-8")
+    command[command.index(str(workplace / "book.txt"))] = str(book)
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Exported to saved/own/1" in done.stdout
+    assert "docker run" in done.stdout and "curl" in done.stdout
+    assert re.search(r"^The king.+", done.stdout, re.M)
