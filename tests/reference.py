@@ -49,9 +49,7 @@ def logits(model, token_ids):
             model.num_heads,
         )
         n = layer_norm(x, w[f"{f}/norm/gamma"], w[f"{f}/norm/beta"])
-        inner = gelu(
-            n @ w[f"{f}/feed_forward/expand/kernel"] + w[f"{f}/feed_forward/expand/bias"]
-        )
+        inner = gelu(n @ w[f"{f}/feed_forward/expand/kernel"] + w[f"{f}/feed_forward/expand/bias"])
         kernel, bias = w[f"{f}/feed_forward/project/kernel"], w[f"{f}/feed_forward/project/bias"]
         x = x + inner @ kernel + bias
     x = layer_norm(x, w["final_norm/gamma"], w["final_norm/beta"])

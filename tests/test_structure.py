@@ -76,7 +76,8 @@ def test_public_names_exist():
 
 def test_importing_brings_no_tensorflow_of_its_own():
     code = (
-        "import sys, os; os.environ['KERAS_BACKEND'] = 'jax'; import keras; before = set(sys.modules);"
+        "import sys, os; os.environ['KERAS_BACKEND'] = 'jax'; import keras;"
+        "before = set(sys.modules);"
         "import keras_gpt2; new = {m.split('.')[0] for m in set(sys.modules) - before};"
         "heavy = new & {'tensorflow', 'keras_hub', 'keras_nlp', 'tokenizers', 'matplotlib',"
         "'huggingface_hub', 'requests'}; assert not heavy, heavy"

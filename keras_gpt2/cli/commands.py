@@ -43,7 +43,6 @@ def train(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         seed=options.seed,
         tensorboard=options.tensorboard,
-        jit_compile=options.xla,
     )
     print(f"\nNext: keras-gpt2 generate {options.output} --prompt 'Once upon'")
 

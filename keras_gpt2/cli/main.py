@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     words = " ".join(str(error).split())
-    return words if isinstance(error, (ValueError, OSError, RuntimeError)) and words else (
-        f"{type(error).__name__}: {words}"
+    return (
+        words
+        if isinstance(error, (ValueError, OSError, RuntimeError)) and words
+        else (f"{type(error).__name__}: {words}")
     )
 
 
@@ -92,16 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("saved_models/quickstart"),
         help="directory the export goes to",
     )
-    quickstart.add_argument("--epochs", type=int, default=5, help="passes over the text")
+    quickstart.add_argument("--epochs", type=int, default=4, help="passes over the text")
 
     train = add(
         "train",
         "train a tokenizer and a model on text files",
         "Writes model.keras (the best so far), vocab.json, merges.txt and history.csv.",
     )
-    train.add_argument(
-        "--text", nargs="+", required=True, help="UTF-8 files, directories or globs"
-    )
+    train.add_argument("--text", nargs="+", required=True, help="UTF-8 files, directories or globs")
     train.add_argument("--output", type=Path, required=True, help="new directory for the run")
     train.add_argument(
         "--tokenizer", type=Path, help="directory with vocab.json and merges.txt to use as it is"
@@ -131,10 +131,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
 
-    train.add_argument(
-        "--xla", action="store_true", help="compile with XLA: for accelerators; slower on CPUs"
-    )
-
     generate = add("generate", "continue a prompt with a trained model")
     generate.add_argument("model", type=Path, help="directory of a run")
     _add_sampling(generate, temperature=0.8)
@@ -162,9 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(export, temperature=0.0, prompts=False)
 
     query = add("query", "ask an export, on disk or behind a server")
-    query.add_argument(
-        "target", help="saved_models/NAME, or http://localhost:8501/v1/models/NAME"
-    )
+    query.add_argument("target", help="saved_models/NAME, or http://localhost:8501/v1/models/NAME")
     _add_sampling(query, temperature=0.8)
     return parser
 

@@ -76,8 +76,8 @@ class ResidualBlock(keras.layers.Wrapper):
 
     def build(self, input_shape: tuple) -> None:
         super().build(input_shape)
-        self.norm = self.make_normalization() if self.normalization else None
-        if self.norm is not None:
+        if self.normalization is not None:
+            self.norm = self.make_normalization()
             self.norm.build(input_shape)
         self.output_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 

@@ -122,8 +122,8 @@ class GPT2(keras.Model):
         self.embedding_dropout = keras.layers.Dropout(
             dropout, dtype=dtype, name="embedding_dropout"
         )
-        self.attention_blocks = []
-        self.feed_forward_blocks = []
+        self.attention_blocks: list[keras.layers.Layer] = []
+        self.feed_forward_blocks: list[keras.layers.Layer] = []
         for i in range(num_layers):
             attention = attention_class(
                 num_heads,

@@ -49,7 +49,7 @@ class Client:
         """Any signature: named columns in, named columns out."""
         import requests
 
-        body = {"signature_name": signature, "inputs": inputs}
+        body: dict[str, Any] = {"signature_name": signature, "inputs": inputs}
         try:
             answer = requests.post(f"{self.url}:predict", json=body, timeout=self.timeout)
         except requests.RequestException as error:

@@ -26,7 +26,12 @@ def make(tmp_path):
 
 
 def test_public_names():
-    assert keras_gpt2.data.__all__ == ["WindowDataset", "text_datasets", "unigram_perplexity"]
+    assert keras_gpt2.data.__all__ == [
+        "WindowDataset",
+        "find_files",
+        "text_datasets",
+        "unigram_perplexity",
+    ]
 
 
 def test_no_token_is_in_both_splits(make):

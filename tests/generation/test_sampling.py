@@ -68,9 +68,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     p = np.sort(softmax(LOGITS))[::-1]
     for share, kept in ((p[0] - 0.01, 1), (p[0] + 0.01, 2), (p[:3].sum() + 0.001, 4)):
         expected = np.where(np.argsort(np.argsort(-LOGITS)) < kept, softmax(LOGITS), 0)
-        np.testing.assert_allclose(
-            draw(LOGITS, top_p=share), expected / expected.sum(), atol=0.015
-        )
+        np.testing.assert_allclose(draw(LOGITS, top_p=share), expected / expected.sum(), atol=0.015)
 
 
 def test_top_p_counts_what_top_k_left():

@@ -59,9 +59,7 @@ def test_padding_changes_nothing(gpt2, left):
     padding = np.full((2, 4), -1, "int32")
     padded = np.concatenate([padding, token_ids] if left else [token_ids, padding], axis=1)
     real = slice(4, None) if left else slice(0, 7)
-    np.testing.assert_allclose(
-        numpy(gpt2(padded))[:, real], numpy(gpt2(token_ids)), atol=1e-5
-    )
+    np.testing.assert_allclose(numpy(gpt2(padded))[:, real], numpy(gpt2(token_ids)), atol=1e-5)
 
 
 def test_padding_has_no_share_in_the_loss(gpt2):
@@ -263,9 +261,7 @@ def test_presets(tmp_path, gpt2):
 
 
 def _sizes(**changes):
-    sizes = dict(
-        vocabulary_size=11, sequence_length=5, num_layers=1, num_heads=2, hidden_dim=4
-    )
+    sizes = dict(vocabulary_size=11, sequence_length=5, num_layers=1, num_heads=2, hidden_dim=4)
     return {**sizes, **changes}
 
 
