@@ -37,8 +37,8 @@ def dot_product_attention(
         >>> q = keras.ops.array([[1.0, 0.0]])
         >>> kv = keras.ops.array([[3.0, 0.0], [1.0, 0.0]])
         >>> _, weights = dot_product_attention(q, kv, kv, scale=1.0)
-        >>> keras.ops.convert_to_numpy(weights).round(4).tolist()
-        [[0.8808, 0.1192]]
+        >>> [round(float(weight), 4) for weight in weights[0]]
+        [0.8808, 0.1192]
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
     """

@@ -255,7 +255,7 @@ class GPT2(keras.Model):
 
         Example:
             >>> GPT2.from_preset("gpt2-tiny", vocabulary_size=257).count_params()
-            124928
+            124736
         """
         if preset in PRESETS and (not load_weights or preset == "gpt2-tiny"):
             return cls(**{**PRESETS[str(preset)], **overrides})

@@ -19,8 +19,10 @@ FLOATS = tf.TensorSpec([None], tf.float32)
 TOKEN_IDS = tf.TensorSpec([None, None], tf.int32)
 
 
-def _named(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
-    return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+def _signature(function: Any, **specs: tf.TensorSpec) -> Any:
+    """`function` traced once for these inputs, which a request names like this."""
+    named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
+    return tf.function(function, input_signature=named)
 
 
 class ServedGPT2(tf.Module):
@@ -56,7 +58,6 @@ class ServedGPT2(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """Signature name -> tf.function with named inputs and outputs."""
-
         defaults = self.defaults
 
         def generate(
@@ -70,33 +71,27 @@ class ServedGPT2(tf.Module):
             parameters = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
             return self.generate(prompt, parameters)
 
-        def serving_default(prompt: Any) -> dict[str, Any]:
-            return {"text": self.generate(prompt, defaults)["text"]}
+        generate = _signature(
+            generate,
+            prompt=STRINGS,
+            max_new_tokens=INTS,
+            temperature=FLOATS,
+            top_k=INTS,
+            top_p=FLOATS,
+            seed=INTS,
+        )
 
-        inputs: list[tuple[str, Any, dict[str, tf.TensorSpec]]] = [
-            ("serving_default", serving_default, {"prompt": STRINGS}),
-            (
-                "generate",
-                generate,
-                {
-                    "prompt": STRINGS,
-                    "max_new_tokens": INTS,
-                    "temperature": FLOATS,
-                    "top_k": INTS,
-                    "top_p": FLOATS,
-                    "seed": INTS,
-                },
-            ),
-            ("score", self.score, {"text": STRINGS}),
-            ("logits", self.logits, {"token_ids": TOKEN_IDS}),
-            ("tokenize", self.tokenize, {"text": STRINGS}),
-            ("detokenize", self.detokenize, {"token_ids": TOKEN_IDS}),
-        ]
+        def serving_default(prompt: Any) -> dict[str, Any]:
+            # The traced function again, so that the graph holds decoding once.
+            return {"text": generate(prompt, *defaults)["text"]}
+
         return {
-            name: tf.function(
-                function, input_signature=[_named(spec, key) for key, spec in specs.items()]
-            )
-            for name, function, specs in inputs
+            "serving_default": _signature(serving_default, prompt=STRINGS),
+            "generate": generate,
+            "score": _signature(self.score, text=STRINGS),
+            "logits": _signature(self.logits, token_ids=TOKEN_IDS),
+            "tokenize": _signature(self.tokenize, text=STRINGS),
+            "detokenize": _signature(self.detokenize, token_ids=TOKEN_IDS),
         }
 
     def generate(self, prompt: Any, parameters: Sampling) -> dict[str, Any]:
