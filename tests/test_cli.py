@@ -74,6 +74,23 @@ def test_generate_export_query_agree(workplace, capsys):
     assert capsys.readouterr().out.count("---") == 1
 
 
+def test_convert_there_and_back_is_bit_identical(workplace, tmp_path, capsys):
+    there, back = str(tmp_path / "hf"), str(tmp_path / "back")
+    assert main(["convert", str(workplace / "run"), there, "--to", "hugging-face"]) == 0
+    assert main(["convert", there, back, "--to", "keras"]) == 0
+    one, other = (
+        keras.saving.load_model(Path(place) / "model.keras", compile=False)
+        for place in (workplace / "run", back)
+    )
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        assert (a == b).all()
+    for name in ("vocab.json", "merges.txt"):
+        assert (Path(back) / name).read_bytes() == (workplace / "run" / name).read_bytes()
+    capsys.readouterr()
+    assert main(["convert", there, back, "--to", "keras"]) == 1
+    assert "would be lost" in capsys.readouterr().err
+
+
 def test_evaluate(workplace, capsys):
     outputs = []
     for more in ([], ["--stride", "4"]):

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras_gpt2 as kg
 from keras_gpt2.cli import quickstart as _quickstart
-from keras_gpt2.cli.run import load_run, train_run
+from keras_gpt2.cli.run import load_run, save_run, train_run
 
 
 def quickstart(options: argparse.Namespace) -> None:
@@ -104,6 +104,24 @@ def query(options: argparse.Namespace) -> None:
     else:
         client = kg.serving.SavedModelClient(options.target)
     _print_texts(options.prompt, client.generate(options.prompt, **_sampling(options)))
+
+
+def convert(options: argparse.Namespace) -> None:
+    directory = Path(options.model)
+    if directory.is_dir() or options.model in kg.PRESETS:
+        model = kg.GPT2.from_preset(options.model)
+    else:
+        model = kg.checkpoints.load_hugging_face(options.model)
+    tokenizer = None
+    if any((directory / name).exists() for name in ("vocab.json", "encoder.json")):
+        tokenizer = kg.BytePairTokenizer.from_directory(directory)
+    if options.to == "hugging-face":
+        kg.checkpoints.save_hugging_face(model, options.output, tokenizer)
+    else:
+        save_run(model, tokenizer, options.output)
+    print(
+        f"Wrote {options.output}" + ("" if tokenizer else ", without a tokenizer: none was found")
+    )
 
 
 def _print_texts(prompts: list[str], texts: list[str]) -> None:

@@ -16,6 +16,7 @@ GPT-2 on your own text: train a model, let it write, and export it for TensorFlo
   keras-gpt2 generate runs/book --prompt "Once upon"
   keras-gpt2 export runs/book saved_models/book
   keras-gpt2 query saved_models/book --prompt "Once upon"
+  keras-gpt2 convert runs/book book-hf --to hugging-face
 """
 
 
@@ -156,6 +157,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("model", type=Path, help="directory of a run")
     export.add_argument("directory", type=Path, help="for example saved_models/NAME")
     _add_sampling(export, temperature=0.0, prompts=False)
+    export.set_defaults(max_new_tokens=None)
+
+    convert = add(
+        "convert",
+        "turn a model's directory into another library's layout",
+        "Reads a run of `train`, or GPT-2 weights as Hugging Face, OpenAI or KerasHub store them.",
+    )
+    convert.add_argument(
+        "model", help="directory, published size (gpt2 ... gpt2-xl) or Hugging Face hub id"
+    )
+    convert.add_argument("output", type=Path, help="new directory")
+    convert.add_argument(
+        "--to", choices=["hugging-face", "keras"], required=True, help="layout to write"
+    )
 
     query = add("query", "ask an export, on disk or behind a server")
     query.add_argument("target", help="saved_models/NAME, or http://localhost:8501/v1/models/NAME")

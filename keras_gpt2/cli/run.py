@@ -24,6 +24,23 @@ def load_run(directory: Path) -> tuple[Any, kg.BytePairTokenizer]:
     return model, kg.BytePairTokenizer.from_directory(directory)
 
 
+def save_run(model: Any, tokenizer: kg.BytePairTokenizer | None, directory: Path) -> None:
+    """Writes what `load_run` reads, and never over a model that is there."""
+    require_no_model(directory)
+    kg.training.save_model(model, directory / "model.keras")
+    if tokenizer is not None:
+        tokenizer.save(directory)
+
+
+def require_no_model(directory: Path) -> None:
+    """Raises FileExistsError if `directory` holds a model already."""
+    if (directory / "model.keras").exists():
+        raise FileExistsError(
+            f"The output must not hold a model already: {directory / 'model.keras'} would be lost. "
+            "Name another directory or move that one."
+        )
+
+
 def train_run(
     files: Sequence[str],
     output: Path,
@@ -44,11 +61,7 @@ def train_run(
     Returns:
         The best model and the tokenizer.
     """
-    if (output / "model.keras").exists():
-        raise FileExistsError(
-            f"--output must not hold a model already: {output / 'model.keras'} would be lost. "
-            "Name another directory or move that one."
-        )
+    require_no_model(output)
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1. Received: {epochs}.")
     keras.utils.set_random_seed(seed)

@@ -125,13 +125,13 @@ def _stream(
     new_ids: list[int] = []
     sent = 0
     text = ""
-    state = None
+    state: Any = None
     for step in range(int(sampling.max_new_tokens[0])):
         if state is None:
             state = start(token_ids, *sampling)
         else:
             place = token_ids.shape[1] + step - 1
-            state = advance(*state, *sampling, np.int32(place), np.int32(step))
+            state = advance(*state, *sampling, np.array(place, "int32"), np.array(step, "int32"))
         token_id = int(state[0][0])
         if token_id == vocabulary.end_id:
             break

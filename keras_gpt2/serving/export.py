@@ -21,7 +21,7 @@ def export(
     model: Any,
     tokenizer: Any,
     directory: str | os.PathLike,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -38,7 +38,8 @@ def export(
         model: a `keras_gpt2.GPT2`.
         tokenizer: a `keras_gpt2.BytePairTokenizer` of at most the model's vocabulary.
         directory: the model's directory for the server, for example `saved_models/NAME`.
-        max_new_tokens: int, the most tokens `serving_default` adds.
+        max_new_tokens: int, the most tokens `serving_default` adds; 64, or the limit if that is
+            less, if None.
         temperature: float, of `serving_default`; 0 takes the likeliest token.
         top_k: int, of `serving_default`; 0 is off.
         top_p: float, of `serving_default`; 1 is off.
@@ -74,7 +75,9 @@ def export(
             f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
             f"Received: max_new_tokens_limit={limit}."
         )
-    defaults = Sampling(min(max_new_tokens, limit), temperature, top_k, top_p, seed)
+    if max_new_tokens is None:
+        max_new_tokens = min(64, limit)
+    defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
     served = ServedGPT2(model, tokenizer, defaults, limit)
     why = served._why_invalid(served.defaults).numpy()[0].decode()
     if why:
@@ -100,7 +103,6 @@ def export(
 
 def _publish(version: Path, directory: Path) -> Path:
     """Renames `version` to the next free number; of two exports at once, both get one."""
-    version.chmod(0o755)
     number = max(
         (int(p.name) for p in directory.iterdir() if re.fullmatch(r"\d+", p.name)), default=0
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import keras
@@ -18,6 +19,9 @@ def callbacks(directory: str | Path, tensorboard: bool = False) -> list[keras.ca
     Returns:
         A list for `fit(callbacks=...)`. It also stops a run whose loss is NaN or infinite.
 
+    Raises:
+        ModuleNotFoundError: if TensorBoard is asked for and not installed.
+
     Example:
         >>> model.fit(train, callbacks=callbacks("runs/tales"))  # doctest: +SKIP
     """
@@ -28,6 +32,12 @@ def callbacks(directory: str | Path, tensorboard: bool = False) -> list[keras.ca
         keras.callbacks.TerminateOnNaN(),
     ]
     if tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            # Keras would find out at the end of the first epoch.
+            raise ModuleNotFoundError(
+                "TensorBoard logs need the package tensorboard: "
+                'pip install "keras_gpt2[tensorboard]".'
+            )
         chosen.append(keras.callbacks.TensorBoard(str(directory / "tensorboard")))
     return chosen
 

@@ -79,6 +79,9 @@ def test_compiles_once_for_a_bucket(gpt2, tokenizer):
     first = traces
     kg.generate(gpt2, tokenizer, ["A function", "long live"], 12, temperature=0.3, top_k=5, seed=9)
     assert first > 0 and traces == first
+    list(kg.stream(gpt2, tokenizer, "The king", max_new_tokens=9))
+    list(kg.stream(gpt2, tokenizer, "A function", 12, temperature=0.3, top_k=5, seed=9))
+    assert traces == first + 2, "one for the prompt, one for all later tokens"
 
 
 def test_a_long_prompt_keeps_its_end(gpt2, tokenizer):

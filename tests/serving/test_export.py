@@ -310,6 +310,7 @@ def test_core_operations_only(version):
         (dict(temperature=-1.0), "temperature=-1"),
         (dict(top_p=2.0), "top_p=2"),
         (dict(max_new_tokens_limit=23), "max_new_tokens_limit=23"),
+        (dict(max_new_tokens=8, max_new_tokens_limit=7), "max_new_tokens=8"),
     ],
 )
 def test_bad_parameters_write_nothing(model, tokenizer, tmp_path, arguments, words):

@@ -114,6 +114,19 @@ def test_callbacks_keep_the_best_model_and_the_numbers(gpt2, tmp_path):
     assert not list(tmp_path.glob(".partial*"))
 
 
+def test_tensorboard(gpt2, tmp_path):
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ModuleNotFoundError, match=r"keras_gpt2\[tensorboard\]"):
+            callbacks(tmp_path, tensorboard=True)
+        return
+    ids = np.random.default_rng(0).integers(0, 311, (2, 8))
+    gpt2.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    gpt2.fit(ids, ids, verbose=0, callbacks=callbacks(tmp_path, tensorboard=True))
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+
+
 def test_a_failed_save_leaves_the_old_file(gpt2, tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     save_model(gpt2, path)
