@@ -40,11 +40,21 @@ def by_hand(model, tokenizer, prompt, max_new_tokens, temperature, top_k, top_p,
     ],
 )
 def test_equals_the_oracle_for_prompts_of_different_length(gpt2, tokenizer, parameters):
-    texts = kg.generate(gpt2, tokenizer, PROMPTS, max_new_tokens=7, **parameters)
+    graph = dict(parameters, jit_compile=False)
+    texts = kg.generate(gpt2, tokenizer, PROMPTS, max_new_tokens=7, **graph)
     assert texts == [by_hand(gpt2, tokenizer, p, 7, **parameters) for p in PROMPTS]
     for prompt, text in zip(PROMPTS, texts, strict=True):
-        pieces = list(kg.stream(gpt2, tokenizer, prompt, max_new_tokens=7, **parameters))
+        pieces = list(kg.stream(gpt2, tokenizer, prompt, max_new_tokens=7, **graph))
         assert "".join(pieces) == text
+
+
+def test_xla_writes_the_same_text(gpt2, tokenizer):
+    parameters = dict(max_new_tokens=7, temperature=0.9, top_k=40, top_p=0.9, seed=2)
+    one, other = (
+        kg.generate(gpt2, tokenizer, PROMPTS, **parameters, jit_compile=jit)
+        for jit in (True, False)
+    )
+    assert one == other
 
 
 def test_parameters_per_row_and_their_broadcast(gpt2, tokenizer):
