@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from keras_gpt2.cli import commands
 
 DESCRIPTION = """\
 GPT-2 on your own text: train a model, let it write, and export it for TensorFlow Serving.
@@ -29,13 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    # TensorFlow writes pages of notes about what it did not find.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        # Imported here: --help must not wait for TensorFlow.
-        from keras_gpt2.cli import commands
-
         getattr(commands, options.command)(options)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -65,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, more: str = "") -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        command = subparsers.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}. {more}",

@@ -6,6 +6,7 @@ from keras_gpt2.generation.decoding import (
     Vocabulary,
     decode,
     decode_recomputing,
+    sampling_rules,
 )
 from keras_gpt2.generation.generate import generate, stream
 
@@ -16,5 +17,6 @@ __all__ = [
     "decode",
     "decode_recomputing",
     "generate",
+    "sampling_rules",
     "stream",
 ]

@@ -19,6 +19,20 @@ class Sampling(NamedTuple):
     seed: Any  # int32
 
 
+def sampling_rules(limit: int) -> Sampling:
+    """For each parameter its rule, a function of an array or tensor, and the rule in words.
+
+    `limit` is the largest max_new_tokens.
+    """
+    return Sampling(
+        (lambda v: (v >= 0) & (v <= limit), f"from 0 to {limit}"),
+        (lambda v: (v >= 0) & (v < float("inf")), "a number >= 0"),
+        (lambda v: v >= 0, "an integer >= 0"),
+        (lambda v: (v > 0) & (v <= 1), "in (0, 1]"),
+        (lambda v: v == v, "an integer of 32 bits"),
+    )
+
+
 class Decoded(NamedTuple):
     """New tokens of each row."""
 
@@ -33,6 +47,17 @@ class Vocabulary(NamedTuple):
 
     size: int  # tokens with ids from here on are never chosen
     end_id: int  # the token that ends a row; -1 for none
+
+    @classmethod
+    def of(cls, tokenizer: Any, model: Any) -> Vocabulary:
+        """That of `tokenizer`; raises ValueError if it has more tokens than `model`."""
+        if tokenizer.vocabulary_size > model.vocabulary_size:
+            raise ValueError(
+                "The tokenizer must not have more tokens than the model. Received: a tokenizer of "
+                f"{tokenizer.vocabulary_size}, model.vocabulary_size={model.vocabulary_size}."
+            )
+        end_id = tokenizer.end_of_text_id
+        return cls(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
 
 
 def prefill(model: Any, token_ids: Any, num_steps: Any) -> tuple[Any, Any, Any]:

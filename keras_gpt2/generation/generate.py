@@ -19,6 +19,7 @@ from keras_gpt2.generation.decoding import (
     nothing,
     prefill,
     random_numbers,
+    sampling_rules,
 )
 
 
@@ -69,7 +70,7 @@ def generate(
     if not prompts:
         return []
     stops = _stops(stop)
-    vocabulary = _vocabulary(model, tokenizer)
+    vocabulary = Vocabulary.of(tokenizer, model)
     sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, prompts, sampling)
     num_steps = _bucket(int(sampling.max_new_tokens.max()))
@@ -103,7 +104,7 @@ def stream(
         ...     print(piece, end="", flush=True)
     """
     stops = _stops(stop)
-    vocabulary = _vocabulary(model, tokenizer)
+    vocabulary = Vocabulary.of(tokenizer, model)
     sampling = _sampling(model, 1, max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, [prompt], sampling)
     return _stream(model, tokenizer, token_ids, sampling, vocabulary, stops, jit_compile)
@@ -174,28 +175,14 @@ def _advance(model: Any, last: Any, cache: Any, mask: Any, uniform: Any, *rest: 
     return chosen, cache, mask, uniform
 
 
-def _vocabulary(model: Any, tokenizer: Any) -> Vocabulary:
-    if tokenizer.vocabulary_size > model.vocabulary_size:
-        raise ValueError(
-            "The tokenizer must not have more tokens than the model. Received: a tokenizer of "
-            f"{tokenizer.vocabulary_size}, model.vocabulary_size={model.vocabulary_size}."
-        )
-    end_id = tokenizer.end_of_text_id
-    return Vocabulary(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
-
-
 def _sampling(model: Any, rows: int, *values: Any) -> Sampling:
     """One checked value per row; numpy arrays (rows,)."""
-    limit = model.sequence_length
-    rules = (
-        ("max_new_tokens", "int32", lambda v: (v >= 0) & (v < limit), f"from 0 to {limit - 1}"),
-        ("temperature", "float32", lambda v: (v >= 0) & np.isfinite(v), "a number >= 0"),
-        ("top_k", "int32", lambda v: v >= 0, "an integer >= 0"),
-        ("top_p", "float32", lambda v: (v > 0) & (v <= 1), "in (0, 1]"),
-        ("seed", "int32", lambda v: v == v, "an integer of 32 bits"),
-    )
+    dtypes = Sampling("int32", "float32", "int32", "float32", "int32")
+    rules = sampling_rules(model.sequence_length - 1)
     arrays = []
-    for (name, dtype, rule, words), value in zip(rules, values, strict=True):
+    for name, dtype, (rule, words), value in zip(
+        Sampling._fields, dtypes, rules, values, strict=True
+    ):
         given = np.asarray(value)
         array = given.astype(dtype)
         exact = given.dtype.kind in "iu" if dtype == "int32" else given.dtype.kind in "iuf"

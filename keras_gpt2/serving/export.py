@@ -64,11 +64,6 @@ def export(
             f"Received: backend={keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow and "
             "load the model again."
         )
-    if tokenizer.vocabulary_size > model.vocabulary_size:
-        raise ValueError(
-            "The tokenizer must not have more tokens than the model. Received: a tokenizer of "
-            f"{tokenizer.vocabulary_size}, model.vocabulary_size={model.vocabulary_size}."
-        )
     limit = model.sequence_length - 1 if max_new_tokens_limit is None else max_new_tokens_limit
     if not 1 <= limit < model.sequence_length:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt2.generation import Sampling, Vocabulary, decode
+from keras_gpt2.generation import Sampling, Vocabulary, decode, sampling_rules
 from keras_gpt2.text import GraphTokenizer
 
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -50,9 +50,8 @@ class ServedGPT2(tf.Module):
                 )
             )
         )
-        end_id = tokenizer.end_of_text_id
-        self._vocabulary = Vocabulary(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
-        self._start_id = 0 if end_id is None else end_id
+        self._vocabulary = Vocabulary.of(tokenizer, model)
+        self._start_id = max(self._vocabulary.end_id, 0)
         self._model = _Untracked(model)
         self._limit = limit
 
@@ -159,25 +158,12 @@ class ServedGPT2(tf.Module):
 
     def _why_invalid(self, given: Sampling) -> Any:
         """The first broken rule of each row, with the value; empty where there is none."""
-        rules = [
-            (
-                "max_new_tokens",
-                (given.max_new_tokens >= 0) & (given.max_new_tokens <= self._limit),
-                f"from 0 to {self._limit}",
-            ),
-            (
-                "temperature",
-                (given.temperature >= 0) & tf.math.is_finite(given.temperature),
-                "a number >= 0",
-            ),
-            ("top_k", given.top_k >= 0, "an integer >= 0"),
-            ("top_p", (given.top_p > 0) & (given.top_p <= 1), "in (0, 1]"),
-        ]
         why = tf.fill(tf.shape(given.seed), "")
-        for name, holds, words in reversed(rules):
-            value = tf.strings.as_string(getattr(given, name))
+        rules = zip(Sampling._fields, given, sampling_rules(self._limit), strict=True)
+        for name, values, (rule, words) in reversed(list(rules)):
+            value = tf.strings.as_string(values)
             message = tf.strings.join([f"{name} must be {words}. Received: {name}=", value, "."])
-            why = tf.where(holds, why, message)
+            why = tf.where(rule(values), why, message)
         return why
 
 
