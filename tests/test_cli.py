@@ -87,6 +87,11 @@ def test_convert_there_and_back_is_bit_identical(workplace, tmp_path, capsys):
     for name in ("vocab.json", "merges.txt"):
         assert (Path(back) / name).read_bytes() == (workplace / "run" / name).read_bytes()
     capsys.readouterr()
+    one, other = (
+        main(["generate", place, "--prompt", "The", "--max-new-tokens", "4"]) or capsys.readouterr()
+        for place in (str(workplace / "run"), there)
+    )
+    assert one.out == other.out, "a foreign directory does as well"
     assert main(["convert", there, back, "--to", "keras"]) == 1
     assert "would be lost" in capsys.readouterr().err
 
@@ -110,7 +115,7 @@ def test_evaluate(workplace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", "nowhere", "--prompt", "a"], "model.keras"),
+        (["generate", "./nowhere", "--prompt", "a"], "There must be a directory"),
         (["query", "nowhere", "--prompt", "a"], "saved_model.pb"),
         (["query", "http://127.0.0.1:9/v1/models/x", "--prompt", "a"], "No answer from"),
         (["query", "http://127.0.0.1:9", "--prompt", "a"], "/v1/models/NAME"),

@@ -107,14 +107,12 @@ def query(options: argparse.Namespace) -> None:
 
 
 def convert(options: argparse.Namespace) -> None:
-    directory = Path(options.model)
-    if directory.is_dir() or options.model in kg.PRESETS:
-        model = kg.GPT2.from_preset(options.model)
-    else:
-        model = kg.checkpoints.load_hugging_face(options.model)
-    tokenizer = None
-    if any((directory / name).exists() for name in ("vocab.json", "encoder.json")):
+    directory = kg.checkpoints.find(options.model)
+    model = kg.GPT2.from_preset(directory)
+    try:
         tokenizer = kg.BytePairTokenizer.from_directory(directory)
+    except FileNotFoundError:
+        tokenizer = None
     if options.to == "hugging-face":
         kg.checkpoints.save_hugging_face(model, options.output, tokenizer)
     else:

@@ -20,6 +20,8 @@ GPT-2 on your own text: train a model, let it write, and export it for TensorFlo
   keras-gpt2 convert runs/book book-hf --to hugging-face
 """
 
+_MODEL = "directory of a run or of foreign weights, gpt2 ... gpt2-xl, or a Hugging Face hub id"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -128,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
 
     generate = add("generate", "continue a prompt with a trained model")
-    generate.add_argument("model", type=Path, help="directory of a run")
+    generate.add_argument("model", help=_MODEL)
     _add_sampling(generate, temperature=0.8)
     generate.add_argument("--stop", nargs="+", help="texts that end the completion")
 
@@ -137,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "perplexity and bits per byte of a text",
         "Every token after the first is predicted once.",
     )
-    evaluate.add_argument("model", type=Path, help="directory of a run")
+    evaluate.add_argument("model", help=_MODEL)
     evaluate.add_argument("--text", nargs="+", required=True, help="UTF-8 files")
     evaluate.add_argument(
         "--stride", type=int, help="tokens between windows; fewer give more context (default: all)"
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "write a SavedModel for TensorFlow Serving",
         "The next free version number below the directory is taken.",
     )
-    export.add_argument("model", type=Path, help="directory of a run")
+    export.add_argument("model", help=_MODEL)
     export.add_argument("directory", type=Path, help="for example saved_models/NAME")
     _add_sampling(export, temperature=0.0, prompts=False)
     export.set_defaults(max_new_tokens=None)
@@ -159,9 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "turn a model's directory into another library's layout",
         "Reads a run of `train`, or GPT-2 weights as Hugging Face, OpenAI or KerasHub store them.",
     )
-    convert.add_argument(
-        "model", help="directory, published size (gpt2 ... gpt2-xl) or Hugging Face hub id"
-    )
+    convert.add_argument("model", help=_MODEL)
     convert.add_argument("output", type=Path, help="new directory")
     convert.add_argument(
         "--to", choices=["hugging-face", "keras"], required=True, help="layout to write"

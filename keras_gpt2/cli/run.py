@@ -13,15 +13,10 @@ import keras
 import keras_gpt2 as kg
 
 
-def load_run(directory: Path) -> tuple[Any, kg.BytePairTokenizer]:
-    """The model and the tokenizer of a run's directory."""
-    if not (directory / "model.keras").exists():
-        raise FileNotFoundError(
-            f"A run's directory holds model.keras; `keras-gpt2 train` makes one. "
-            f"Received: {directory}."
-        )
-    model = keras.saving.load_model(directory / "model.keras", compile=False)
-    return model, kg.BytePairTokenizer.from_directory(directory)
+def load_run(name: str | Path) -> tuple[kg.GPT2, kg.BytePairTokenizer]:
+    """The model and the tokenizer of a run, of another library's directory, or of the hub."""
+    directory = kg.checkpoints.find(name)
+    return kg.GPT2.from_preset(directory), kg.BytePairTokenizer.from_directory(directory)
 
 
 def save_run(model: Any, tokenizer: kg.BytePairTokenizer | None, directory: Path) -> None:

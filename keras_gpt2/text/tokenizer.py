@@ -11,8 +11,12 @@ from typing import Any
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Our names first, then those of OpenAI's release.
-_FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# Our names first (Hugging Face's too), then those of OpenAI's release and of KerasHub's presets.
+_FILE_NAMES = (
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("assets/tokenizer/vocabulary.json", "assets/tokenizer/merges.txt"),
+)
 
 
 class BytePairTokenizer:
@@ -104,7 +108,7 @@ class BytePairTokenizer:
 
     @classmethod
     def from_directory(cls, directory: str | os.PathLike) -> "BytePairTokenizer":
-        """Reads `vocab.json` and `merges.txt`, or OpenAI's `encoder.json` and `vocab.bpe`.
+        """Reads `vocab.json` and `merges.txt`, or the same as OpenAI or KerasHub name them.
 
         Raises:
             ValueError: If neither pair of files is there, or their content is not a tokenizer.
@@ -114,7 +118,7 @@ class BytePairTokenizer:
             if vocabulary_file.is_file() and merges_file.is_file():
                 break
         else:
-            raise ValueError(
+            raise FileNotFoundError(
                 "A tokenizer directory must hold vocab.json and merges.txt, or encoder.json and "
                 f"vocab.bpe. Received: directory={os.fspath(directory)!r}."
             )

@@ -183,7 +183,7 @@ def test_bad_vocabularies(vocabulary, merges, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(ValueError, match="must hold vocab.json and .*Received: directory"):
+    with pytest.raises(FileNotFoundError, match="must hold vocab.json and .*Received: directory"):
         BytePairTokenizer.from_directory(tmp_path)
     (tmp_path / "vocab.json").write_text("{")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import keras
 
 from keras_gpt2.models.checkpoints.files import listing, read_json
-from keras_gpt2.models.checkpoints.hugging_face import load_hugging_face, save_hugging_face
+from keras_gpt2.models.checkpoints.hugging_face import (
+    download,
+    load_hugging_face,
+    save_hugging_face,
+)
 from keras_gpt2.models.checkpoints.keras_nlp import (
     keras_nlp_vocabulary,
     load_keras_nlp,
@@ -17,6 +22,7 @@ from keras_gpt2.models.checkpoints.openai import load_openai
 from keras_gpt2.models.gpt2 import GPT2
 
 __all__ = [
+    "find",
     "keras_nlp_vocabulary",
     "load",
     "load_hugging_face",
@@ -29,6 +35,30 @@ __all__ = [
 _PUBLISHED = {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
+
+
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+def find(name: str | os.PathLike) -> Path:
+    """The directory of a model and its tokenizer: `name` itself, or one that the hub's cache holds.
+
+    Both `GPT2.from_preset` and `BytePairTokenizer.from_directory` read it.
+
+    Args:
+        name: a directory, a published size (`"gpt2"` to `"gpt2-xl"`), or a name on the Hugging
+            Face hub; what the cache does not hold is downloaded.
+
+    Raises:
+        OSError: if it is neither a directory nor in the cache nor within reach.
+
+    Example:
+        >>> directory = find("gpt2-medium")  # doctest: +SKIP
+        >>> tokenizer = keras_gpt2.BytePairTokenizer.from_directory(directory)  # doctest: +SKIP
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    return download(_PUBLISHED.get(str(name), str(name)), *_TOKENIZER_FILES)
 
 
 def load(preset: str | Path, load_weights: bool = True) -> GPT2:
@@ -74,7 +104,7 @@ def load(preset: str | Path, load_weights: bool = True) -> GPT2:
 
 
 def _load_own(path: Path, load_weights: bool) -> GPT2:
-    model = keras.saving.load_model(path)
+    model = keras.saving.load_model(path, compile=False)
     if not isinstance(model, GPT2):
         raise ValueError(f"{path.name} must hold a GPT2. Received: a {type(model).__name__}.")
     return model if load_weights else GPT2.from_config(model.get_config())

@@ -82,7 +82,7 @@ def load_hugging_face(directory_or_hub_id: str | os.PathLike, load_weights: bool
     """
     directory = Path(directory_or_hub_id)
     if not directory.is_dir():
-        directory = _download(str(directory_or_hub_id), load_weights)
+        directory = download(str(directory_or_hub_id), load_weights=load_weights)
     config_file = directory / "config.json"
     config = read_json(config_file)
     arguments = _arguments(config, str(config_file))
@@ -279,7 +279,18 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _download(hub_id: str, load_weights: bool) -> Path:
+def download(hub_id: str, *extra: str, load_weights: bool = True) -> Path:
+    """The directory of a model in the hub's cache, fetched if it is not there yet.
+
+    Args:
+        hub_id: `"openai-community/gpt2"`, for example.
+        *extra: names of files wanted beside config.json and the weights, if there are any.
+        load_weights: bool; False leaves the weights out.
+
+    Raises:
+        FileNotFoundError: if that can be no model's name.
+        OSError: if the hub cannot be reached and its cache does not hold the model.
+    """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id) or hub_id.startswith("."):
         raise FileNotFoundError(
             f"There must be a directory, or a model on the hub. Received: {hub_id!r}."
@@ -288,11 +299,11 @@ def _download(hub_id: str, load_weights: bool) -> Path:
 
     weights = [_INDEX, "model*.safetensors"] if load_weights else []
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["config.json", *weights]))
+        return Path(snapshot_download(hub_id, allow_patterns=["config.json", *weights, *extra]))
     except Exception as error:  # its own errors, the HTTP library's, the operating system's
         reason = str(error).strip().split("\n")[0]
         raise OSError(
-            f"{hub_id!r} must be in the Hugging Face cache or within reach: download its "
-            "config.json and model.safetensors where there is a network, and give their directory. "
-            f"Received: {type(error).__name__}: {reason}"
+            f"{hub_id!r} is no directory here, and as a model it must be in the Hugging Face cache "
+            "or within reach: download its config.json and model.safetensors where there is a "
+            f"network, and give their directory. Received: {type(error).__name__}: {reason}"
         ) from None

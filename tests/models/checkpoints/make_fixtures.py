@@ -17,13 +17,13 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 MODELS = {
     "tied": dict(
-        config=dict(vocab_size=101, n_positions=29, n_embd=21, n_layer=2, n_head=3),
+        config=dict(vocab_size=263, n_positions=29, n_embd=21, n_layer=2, n_head=3),
         dtype="float32",
         shard_size="1GB",
     ),
     "untied_sharded": dict(
         config=dict(
-            vocab_size=53,
+            vocab_size=257,
             n_positions=17,
             n_embd=35,
             n_layer=3,
@@ -34,11 +34,11 @@ MODELS = {
             tie_word_embeddings=False,
         ),
         dtype="float32",
-        shard_size="50KB",
+        shard_size="60KB",
     ),
     "bfloat16": dict(
         config=dict(
-            vocab_size=67,
+            vocab_size=269,
             n_positions=19,
             n_embd=14,
             n_layer=1,

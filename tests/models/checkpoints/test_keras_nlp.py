@@ -91,7 +91,7 @@ def test_what_kerashub_cannot_hold_is_refused(arguments):
         to_keras_nlp(GPT2(7, 3, 1, 1, 2, **arguments))
 
 
-def test_vocabulary(backbone):
+def test_vocabulary(backbone, tmp_path):
     ours = BytePairTokenizer.train_from_iterator(["low lower lowest, slow and slower"], 271)
     theirs = keras_hub.models.GPT2Tokenizer(
         ours.vocabulary, [" ".join(pair) for pair in ours.merges]
@@ -102,5 +102,7 @@ def test_vocabulary(backbone):
     )
     for owner in (theirs, causal_lm, causal_lm.preprocessor):
         assert BytePairTokenizer(*keras_nlp_vocabulary(owner)) == ours
+    causal_lm.save_to_preset(str(tmp_path))
+    assert BytePairTokenizer.from_directory(tmp_path) == ours
     with pytest.raises(TypeError, match="Received: GPT2Backbone"):
         keras_nlp_vocabulary(backbone)

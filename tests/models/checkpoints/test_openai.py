@@ -28,7 +28,7 @@ def _rewrite(directory, change):
 
 def test_arguments(fixtures):
     model = load_openai(fixtures / "openai")
-    assert (model.vocabulary_size, model.sequence_length) == (101, 29)
+    assert (model.vocabulary_size, model.sequence_length) == (263, 29)
     assert (model.num_layers, model.num_heads, model.hidden_dim) == (2, 3, 21)
     assert (model.tie_weights, model.activation, model.dropout) == (True, "gelu_tanh", 0.1)
 

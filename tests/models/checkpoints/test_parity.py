@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_gpt2 import BytePairTokenizer
+
 
 @pytest.fixture(scope="module", params=["loaded", "saved as .keras"])
 def candidate(request, model, tmp_path_factory):
@@ -48,3 +50,22 @@ def test_greedy_continuation(candidate, results):
 
 def test_variables_are_float32(model):
     assert {variable.dtype for variable in model.weights} == {"float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports need TensorFlow")
+def test_logits_of_the_export(model, results, tmp_path):
+    import tensorflow as tf
+
+    from keras_gpt2 import serving
+
+    text_as_bytes = BytePairTokenizer.train_from_iterator([], 257)
+    version = serving.export(model, text_as_bytes, tmp_path / "exported")
+    exported = tf.saved_model.load(str(version)).signatures["logits"]
+
+    def logits(token_ids):
+        return exported(token_ids=tf.constant(token_ids))["logits"].numpy()
+
+    np.testing.assert_allclose(logits(results["token_ids"]), results["logits"], rtol=0, atol=1e-4)
+    choices = logits(results["greedy"]).argmax(-1)
+    np.testing.assert_array_equal(choices[:, 4:-1], results["greedy"][:, 5:])
