@@ -8,7 +8,7 @@ from keras_gpt2.generation.decoding import (
     decode_recomputing,
     sampling_rules,
 )
-from keras_gpt2.generation.generate import generate, stream
+from keras_gpt2.generation.generate import generate, generate_ids, stream
 
 __all__ = [
     "Decoded",
@@ -17,6 +17,7 @@ __all__ = [
     "decode",
     "decode_recomputing",
     "generate",
+    "generate_ids",
     "sampling_rules",
     "stream",
 ]

@@ -17,8 +17,8 @@ def compiled(
     """`lambda *tensors: function(model, *tensors, *static)`, compiled.
 
     The same model, function and static values give the same compiled object again, which
-    compiles once for each shape of its tensors; a model whose weights are other objects than
-    before (after `enable_lora`, `quantize`) is compiled anew.
+    compiles once for each shape of its tensors (without XLA once for all). A model whose weights
+    are other objects than before (after `enable_lora`, `quantize`) is compiled anew.
     """
     weights = tuple(id(weight) for weight in model.weights)
     key = (function, jit_compile, static, weights)
@@ -35,8 +35,24 @@ def compiled(
         else:
             import tensorflow as tf
 
-            cache[key] = tf.function(run, jit_compile=jit_compile)
+            cache[key] = (
+                tf.function(run, jit_compile=True) if jit_compile else _for_any_shape(tf, run)
+            )
     return cache[key]
+
+
+def _for_any_shape(tf: Any, run: Callable) -> Callable:
+    """A TensorFlow graph that is traced once: without XLA nothing is gained from known shapes."""
+    function = tf.function(run)
+
+    def call(*tensors: Any) -> Any:
+        tensors = tf.nest.map_structure(tf.convert_to_tensor, tensors)
+        specs = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), tensors
+        )
+        return function.get_concrete_function(*specs)(*tensors)
+
+    return call
 
 
 def _for_jax(model: Any, run: Callable, jit_compile: bool) -> Callable:

@@ -60,7 +60,9 @@ class Vocabulary(NamedTuple):
         return cls(tokenizer.vocabulary_size, -1 if end_id is None else end_id)
 
 
-def prefill(model: Any, token_ids: Any, num_steps: Any) -> tuple[Any, Any, Any]:
+def prefill(
+    model: Any, token_ids: Any, num_steps: Any, in_place: bool = False
+) -> tuple[Any, Any, Any]:
     """Reads the prompts.
 
     Returns:
@@ -71,22 +73,28 @@ def prefill(model: Any, token_ids: Any, num_steps: Any) -> tuple[Any, Any, Any]:
     mask = ops.concatenate([token_ids >= 0, ops.ones((batch, num_steps), "bool")], axis=1)
     cache = model.new_cache(batch, length)
     logits, cache = model.call_with_cache(token_ids, cache, 0, mask[:, :length])
-    room = ((0, 0), (0, 0), (0, num_steps), (0, 0))
-    return logits, [(ops.pad(key, room), ops.pad(value, room)) for key, value in cache], mask
+    return logits, model.extend_cache(cache, num_steps, in_place), mask
 
 
 def decode(
-    model: Any, token_ids: Any, sampling: Sampling, num_steps: Any, vocabulary: Vocabulary
+    model: Any,
+    token_ids: Any,
+    sampling: Sampling,
+    num_steps: Any,
+    vocabulary: Vocabulary,
+    in_place: bool = False,
 ) -> Decoded:
     """Continues every prompt, keeping keys and values of what was read.
 
     Args:
-        model: has `new_cache` and `call_with_cache` as `keras_gpt2.GPT2`.
+        model: has `new_cache`, `extend_cache` and `call_with_cache` as `keras_gpt2.GPT2`.
         token_ids: int32 `(B, P)`, prompts aligned on their last token, -1 before the first.
         sampling: parameters of each row.
         num_steps: int (a scalar tensor in a TensorFlow graph), N, at least every max_new_tokens
             and at least 1.
         vocabulary: the tokenizer's size and end.
+        in_place: bool; True in a TensorFlow graph without XLA, where keys and values can be
+            written without a copy of the cache.
 
     Returns:
         `Decoded`, equal to `decode_recomputing`'s to rounding. Prompt and new tokens together
@@ -94,7 +102,7 @@ def decode(
     """
     batch, length = ops.shape(token_ids)
     uniform = random_numbers(sampling, num_steps)
-    logits, cache, mask = prefill(model, token_ids, num_steps)
+    logits, cache, mask = prefill(model, token_ids, num_steps, in_place)
     decoded, last = append(nothing(batch, num_steps), logits, sampling, uniform, 0, vocabulary)
 
     def going(step: Any, decoded: Decoded, last: Any, cache: Any) -> Any:

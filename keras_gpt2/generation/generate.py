@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -74,12 +75,50 @@ def generate(
     sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, prompts, sampling)
     num_steps = _bucket(int(sampling.max_new_tokens.max()))
-    run = compiled(model, _decode, jit_compile, num_steps, vocabulary)
+    run = compiled(model, _decode, jit_compile, num_steps, vocabulary, _in_place(jit_compile))
     decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
     rows = ops.convert_to_numpy(decoded.token_ids)
     return [
         _cut(tokenizer.decode(_text_ids(row, vocabulary)), stops) for row in rows[: len(prompts)]
     ]
+
+
+def generate_ids(
+    model: Any,
+    token_ids: Any,
+    max_new_tokens: int | Sequence[int] = 64,
+    temperature: float | Sequence[float] = 1.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    seed: int | Sequence[int] = 0,
+    end_id: int | None = None,
+    jit_compile: bool = True,
+) -> np.ndarray:
+    """`generate` for a user who has token ids instead of texts.
+
+    Args:
+        token_ids: int `(B, P)`, prompts aligned on their last token, negative before the first.
+        end_id: int, the token that ends a row; None: nothing does.
+
+    Returns:
+        int32 `(B, N)`, N the largest max_new_tokens; -1 after a row's last token.
+    """
+    token_ids = np.asarray(token_ids, "int32")
+    rows, length = token_ids.shape
+    sampling = _sampling(model, rows, max_new_tokens, temperature, top_k, top_p, seed)
+    longest = int(sampling.max_new_tokens.max())
+    if length + longest > model.sequence_length:
+        raise ValueError(
+            "Prompt and new tokens must fit sequence_length. "
+            f"Received: {length} + {longest}, sequence_length={model.sequence_length}."
+        )
+    vocabulary = Vocabulary(model.vocabulary_size, -1 if end_id is None else end_id)
+    width = min(_bucket(length), model.sequence_length)
+    token_ids = np.pad(token_ids, ((0, 0), (width - length, 0)), constant_values=-1)
+    static = _bucket(longest), vocabulary, _in_place(jit_compile)
+    run = compiled(model, _decode, jit_compile, *static)
+    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
+    return ops.convert_to_numpy(decoded.token_ids)[:rows, :longest]
 
 
 def stream(
@@ -152,8 +191,12 @@ def _stream(
 
 
 def _decode(model: Any, token_ids: Any, *rest: Any) -> tuple:
-    *sampling, num_steps, vocabulary = rest
-    return tuple(decode(model, token_ids, Sampling(*sampling), num_steps, vocabulary))
+    *sampling, num_steps, vocabulary, in_place = rest
+    return tuple(decode(model, token_ids, Sampling(*sampling), num_steps, vocabulary, in_place))
+
+
+def _in_place(jit_compile: bool) -> bool:
+    return keras.backend.backend() == "tensorflow" and not jit_compile
 
 
 def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:

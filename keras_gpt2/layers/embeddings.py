@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gpt2.layers.int8 import int8_matmul
+
 
 def take_rows(table: Any, indices: Any) -> Any:
     """Rows of `table` (N, D) at `indices`; NaN where an index is not in 0..N-1.
@@ -66,10 +68,32 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:
+            if len(inputs.shape) == 3 and inputs.shape[1] == 1 and self.tie_weights:
+                # For few rows this order reads the matrix as it lies: up to three times as fast.
+                logits = ops.matmul(self.embeddings, ops.transpose(inputs[:, 0]))  # (V, B)
+                return ops.cast(ops.transpose(logits), "float32")[:, None]
             return ops.cast(super().call(inputs, reverse=True), "float32")  # (B, T, V)
         self.check(_values_if_eager(inputs))
         token_ids = ops.cast(inputs, "int32")
         rows = take_rows(ops.convert_to_tensor(self.embeddings), ops.maximum(token_ids, 0))
+        return ops.cast(rows, self.compute_dtype)  # (B, T, D)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
+
+    def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
+        if reverse:
+            tied = self.tie_weights
+            kernel = self._embeddings if tied else self.reverse_embeddings
+            scale = self.embeddings_scale if tied else self.reverse_embeddings_scale
+            rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+            logits = int8_matmul(rows, kernel, scale, transposed=tied)
+            return ops.reshape(ops.cast(logits, "float32"), (*ops.shape(inputs)[:-1], -1))
+        self.check(_values_if_eager(inputs))
+        token_ids = ops.maximum(ops.cast(inputs, "int32"), 0)
+        safe = ops.minimum(token_ids, self.input_dim - 1)
+        rows = ops.cast(ops.take(self._embeddings, safe, axis=0), self.compute_dtype)
+        rows = rows / take_rows(ops.expand_dims(self.embeddings_scale, -1), token_ids)
         return ops.cast(rows, self.compute_dtype)  # (B, T, D)
 
     def check(self, token_ids: Any) -> None:

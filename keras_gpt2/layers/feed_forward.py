@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gpt2.layers.dense import Dense
+
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
 def gelu_tanh(x: Any) -> Any:
@@ -73,13 +75,13 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         policy = self.dtype_policy
-        self.expand = keras.layers.Dense(
+        self.expand = Dense(
             self.intermediate_dim,
             kernel_initializer=self.kernel_initializer,
             dtype=policy,
             name="expand",
         )
-        self.project = keras.layers.Dense(
+        self.project = Dense(
             input_shape[-1],
             kernel_initializer=self.output_initializer,
             dtype=policy,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+from keras_gpt2.layers.dense import Dense
 
 
 def dot_product_attention(
@@ -45,7 +47,11 @@ def dot_product_attention(
     if scale is None:
         scale = query.shape[-1] ** -0.5
     # The query is scaled, not the product: float16 products overflow before they are scaled.
-    scores = ops.matmul(query * ops.cast(scale, query.dtype), ops.swapaxes(key, -1, -2))
+    query = query * ops.cast(scale, query.dtype)
+    if query.shape[-2] == 1:  # one token reads the keys as they lie, without turning them
+        scores = ops.swapaxes(ops.matmul(key, ops.swapaxes(query, -1, -2)), -1, -2)
+    else:
+        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
     scores = ops.cast(scores, "float32")  # (..., T, S)
     if mask is not None:
         scores = ops.where(mask, scores, -1e30)
@@ -55,21 +61,43 @@ def dot_product_attention(
     return ops.matmul(ops.cast(kept, value.dtype), value), weights
 
 
-def write_to_cache(cache: Any, update: Any, position: Any) -> Any:
-    """`cache` (B, H, S, K) with `update` (B, H, T, K) at places position .. position + T - 1."""
+class OwnedCache(NamedTuple):
+    """A pair of keys and values whose tensors nobody else will read again.
+
+    Attention writes into them where they lie, as TensorFlow can in a graph (not under XLA, which
+    finds out by itself). A plain pair is left as it was and a copy returned.
+    """
+
+    key: Any
+    value: Any
+
+
+def write_to_cache(cache: Any, key: Any, value: Any, position: Any) -> Any:
+    """`cache`, a pair of `(B, H, S, K)`, with `key` and `value` `(B, H, T, K)` from `position` on.
+
+    The result is of the type of `cache`.
+    """
     if keras.backend.backend() != "tensorflow":
-        return ops.slice_update(cache, (0, 0, position, 0), update)
+        start = (0, 0, position, 0)
+        return ops.slice_update(cache[0], start, key), ops.slice_update(cache[1], start, value)
     # keras.ops.slice_update is an XLA op in TensorFlow, which a server without XLA cannot run.
-    batch, heads, length, width = ops.shape(cache)
-    new = ops.shape(update)[2]
+    batch, heads, length, width = ops.shape(cache[0])
     rows = ops.expand_dims(ops.arange(batch * heads) * length, 1)  # (B H, 1)
-    places = rows + position + ops.expand_dims(ops.arange(new), 0)  # (B H, T)
-    written = ops.scatter_update(
-        ops.reshape(cache, (-1, width)),
-        ops.reshape(places, (-1, 1)),
-        ops.reshape(update, (-1, width)),
-    )
-    return ops.reshape(written, (batch, heads, length, width))
+    places = rows + position + ops.expand_dims(ops.arange(ops.shape(key)[2]), 0)  # (B H, T)
+    places = ops.reshape(places, (-1, 1))
+
+    def write(old: Any, new: Any) -> Any:
+        old, new = ops.reshape(old, (-1, width)), ops.reshape(new, (-1, width))
+        if isinstance(cache, OwnedCache):
+            import tensorflow as tf
+
+            written = tf.raw_ops.InplaceUpdate(x=old, i=places[:, 0], v=new)
+        else:
+            written = ops.scatter_update(old, places, new)
+        return ops.reshape(written, (batch, heads, length, width))
+
+    pair = write(cache[0], key), write(cache[1], value)
+    return OwnedCache(*pair) if isinstance(cache, OwnedCache) else pair
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
@@ -140,13 +168,13 @@ class SelfAttention(keras.layers.Layer):
                 f"Received: num_heads={self.num_heads}, last axis={hidden_dim}."
             )
         policy = self.dtype_policy
-        self.query_key_value = keras.layers.Dense(
+        self.query_key_value = Dense(
             3 * hidden_dim,
             kernel_initializer=self.kernel_initializer,
             dtype=policy,
             name="query_key_value",
         )
-        self.output_projection = keras.layers.Dense(
+        self.output_projection = Dense(
             hidden_dim,
             kernel_initializer=self.output_initializer,
             dtype=policy,
@@ -159,12 +187,15 @@ class SelfAttention(keras.layers.Layer):
     def project(self, x: Any) -> tuple[Any, Any, Any]:
         """`(B, T, D)` -> query, key and value, each `(B, H, T, K)`."""
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
-        joined = self.query_key_value(x)  # (B, T, 3 D)
-        joined = ops.reshape(
-            joined, (batch, length, 3, self.num_heads, x.shape[-1] // self.num_heads)
-        )
-        joined = ops.transpose(joined, (2, 0, 3, 1, 4))  # (3, B, H, T, K)
-        return joined[0], joined[1], joined[2]
+        heads, width = self.num_heads, x.shape[-1] // self.num_heads
+
+        def split(part: Any) -> Any:
+            if x.shape[1] == 1:
+                return ops.reshape(part, (-1, heads, 1, width))
+            return ops.transpose(ops.reshape(part, (batch, length, heads, width)), (0, 2, 1, 3))
+
+        query, key, value = ops.split(self.query_key_value(x), 3, axis=-1)  # (B, T, D)
+        return split(query), split(key), split(value)
 
     def visible(self, query_position: Any, key_position: Any) -> Any:
         """Who may see whom: ints `(T, 1)` and `(1, S)` -> bool `(T, S)`, or None for everyone."""
@@ -186,6 +217,8 @@ class SelfAttention(keras.layers.Layer):
     def merge(self, values: Any) -> Any:
         """`(B, H, T, K)` -> `(B, T, D)`."""
         batch, heads, length, width = ops.shape(values)
+        if values.shape[2] == 1:
+            return self.output_projection(ops.reshape(values, (-1, 1, heads * width)))
         values = ops.transpose(values, (0, 2, 1, 3))  # (B, T, H, K)
         return self.output_projection(ops.reshape(values, (batch, length, heads * width)))
 
@@ -202,8 +235,8 @@ class SelfAttention(keras.layers.Layer):
         first = 0
         if cache is not None:
             first = ops.cast(0 if position is None else position, "int32")
-            key = write_to_cache(cache[0], key, first)  # (B, H, S, K)
-            value = write_to_cache(cache[1], value, first)
+            cache = write_to_cache(cache, key, value, first)
+            key, value = cache  # (B, H, S, K)
         seen = self.visible(
             first + ops.expand_dims(ops.arange(ops.shape(query)[2], dtype="int32"), 1),
             ops.expand_dims(ops.arange(ops.shape(key)[2], dtype="int32"), 0),
@@ -214,7 +247,7 @@ class SelfAttention(keras.layers.Layer):
         values, weights = self.attend(query, key, value, seen, training)
         results = [self.merge(values)]
         if cache is not None:
-            results.append((key, value))
+            results.append(cache)
         if return_weights:
             results.append(weights)
         return results[0] if len(results) == 1 else tuple(results)

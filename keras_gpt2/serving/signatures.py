@@ -109,7 +109,9 @@ class ServedGPT2(tf.Module):
         room = self._model.sequence_length - safe.max_new_tokens  # (B,)
         token_ids = _right_aligned(self.tokenizer.encode(prompt), room, self._start_id)
         steps = tf.maximum(tf.reduce_max(safe.max_new_tokens), 1)
-        decoded = decode(self._model.object, token_ids, safe, steps, self._vocabulary)
+        decoded = decode(
+            self._model.object, token_ids, safe, steps, self._vocabulary, in_place=True
+        )
         ended = tf.equal(decoded.token_ids, self._vocabulary.end_id)
         reason = tf.where(decoded.ended, "end_of_text", "length")
         return {

@@ -1,0 +1,51 @@
+"""The affine product of all layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gpt2.layers.int8 import int8_matmul
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt2")
+class Dense(keras.layers.Dense):
+    """`y = x W + b`, Keras's layer with one product over all rows.
+
+    Arguments, shapes and errors are `keras.layers.Dense`'s. After `quantize("int8")` the kernel is
+    int8 and the inputs stay float.
+
+    Example:
+        >>> Dense(5)(keras.ops.ones((2, 3, 4))).shape
+        TensorShape([2, 3, 5])
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self._affine(inputs, lambda rows: ops.matmul(rows, self.kernel))
+
+    def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.lora_enabled:
+            return super()._int8_call(inputs, training)
+        return self._affine(inputs, lambda rows: int8_matmul(rows, self._kernel, self.kernel_scale))
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
+
+    def _affine(self, inputs: Any, product: Any) -> Any:
+        # Keras's product of three axes with two asks for shapes at run time, a dozen small
+        # operations for every token of a decoding loop. And a bias right behind the product would
+        # be fused with it by TensorFlow, into a kernel that is slower for one row.
+        shape = inputs.shape
+        if len(shape) == 2:
+            x = product(inputs)
+        elif None in shape[1:]:
+            x = product(ops.reshape(inputs, (-1, shape[-1])))
+            x = ops.reshape(x, (*ops.shape(inputs)[:-1], self.units))
+        else:
+            x = product(ops.reshape(inputs, (-1, shape[-1])))  # (B T, D)
+            x = ops.reshape(x, (-1, *shape[1:-1], self.units))
+        if self.bias is not None:
+            x = ops.add(x, self.bias)
+        return x if self.activation is None else self.activation(x)

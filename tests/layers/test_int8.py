@@ -1,0 +1,59 @@
+"""Products with int8 matrices against the same product of floats."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_gpt2.layers import Dense, TokenEmbedding
+from keras_gpt2.layers.int8 import int8_matmul
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("size", [48, 5])
+def test_every_form_is_the_product_of_floats(rows, size, transposed):
+    rng = np.random.default_rng(rows)
+    x = rng.normal(size=(rows, size)).astype("float32")
+    kernel = rng.integers(-127, 128, (size, 11)).astype("int8")
+    scale = rng.uniform(50, 100, 11).astype("float32")
+    given = np.ascontiguousarray(kernel.T) if transposed else kernel
+    y = int8_matmul(keras.ops.array(x), keras.ops.array(given), scale, transposed)
+    expected = x.astype("float64") @ (kernel / scale.astype("float64"))
+    np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-5)
+
+
+def test_nan_stays_nan():
+    x = np.ones((1, 32), "float32")
+    x[0, 0] = np.nan
+    assert np.isnan(np.asarray(int8_matmul(x, np.ones((32, 3), "int8"), np.ones(3)))).all()
+
+
+def quantized_error(layer, x, **kwargs):
+    before = np.asarray(layer(x, **kwargs))
+    layer.quantize("int8")
+    after = np.asarray(layer(x, **kwargs))
+    return np.abs(after - before).max() / before.std()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32), (2, 3, 32), (5, 32)])
+def test_dense(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    layer = Dense(13, bias_initializer="normal")
+    layer.build(shape)
+    assert quantized_error(layer, x) < 0.03
+    assert layer.kernel_scale.shape == (13,)
+    assert keras.backend.standardize_dtype(layer._kernel.dtype) == "int8"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("length", [1, 3])
+def test_token_embedding(tied, length):
+    layer = TokenEmbedding(17, 32, tie_weights=tied)
+    layer.build(None)
+    ids = np.array([[3, 16, -1]])
+    vectors = np.asarray(layer(ids))
+    hidden = np.random.default_rng(0).normal(size=(1, length, 32)).astype("float32")
+    assert quantized_error(layer, hidden, reverse=True) < 0.03
+    np.testing.assert_allclose(np.asarray(layer(ids)), vectors, rtol=0, atol=vectors.max() / 100)
+    with pytest.raises(ValueError, match="an id of 17"):
+        layer(np.array([[17]]))
