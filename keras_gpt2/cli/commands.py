@@ -87,7 +87,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     model, tokenizer = load_run(options.model)
-    version = kg.serving.export(model, tokenizer, options.directory, **_sampling(options))
+    version = kg.serving.export(
+        model, tokenizer, options.directory, **_sampling(options), weights=options.weights
+    )
     print(f"Wrote {version}; its README.md says how to serve and ask it.")
     print(f"Next: keras-gpt2 query {options.directory} --prompt 'Once upon'")
 

@@ -155,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("directory", type=Path, help="for example saved_models/NAME")
     _add_sampling(export, temperature=0.0, prompts=False)
     export.set_defaults(max_new_tokens=None)
+    export.add_argument(
+        "--weights", choices=["int8"], help="store matrices as int8, a quarter of the size"
+    )
 
     convert = add(
         "convert",

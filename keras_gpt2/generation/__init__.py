@@ -9,9 +9,14 @@ from keras_gpt2.generation.decoding import (
     sampling_rules,
 )
 from keras_gpt2.generation.generate import generate, generate_ids, stream
+from keras_gpt2.generation.rules import Forbidden, Forced, MinimumLength, RepetitionPenalty
 
 __all__ = [
     "Decoded",
+    "Forbidden",
+    "Forced",
+    "MinimumLength",
+    "RepetitionPenalty",
     "Sampling",
     "Vocabulary",
     "decode",

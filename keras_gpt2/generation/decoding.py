@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
 
     token_ids: Any  # int32 (B, N), -1 after the row's last token
     num_tokens: Any  # int32 (B,), the end-of-text token included
-    log_prob: Any  # float32 (B,), natural log of the probability of these tokens in the model
+    log_prob: Any  # float32 (B,), natural log of these tokens' probability, after rules
     ended: Any  # bool (B,), True where the end-of-text token came
 
 
@@ -83,6 +83,7 @@ def decode(
     num_steps: Any,
     vocabulary: Vocabulary,
     in_place: bool = False,
+    rules: tuple = (),
 ) -> Decoded:
     """Continues every prompt, keeping keys and values of what was read.
 
@@ -95,6 +96,7 @@ def decode(
         vocabulary: the tokenizer's size and end.
         in_place: bool; True in a TensorFlow graph without XLA, where keys and values can be
             written without a copy of the cache.
+        rules: functions that change the logits, in this order; see `rules.py`.
 
     Returns:
         `Decoded`, equal to `decode_recomputing`'s to rounding. Prompt and new tokens together
@@ -103,6 +105,7 @@ def decode(
     batch, length = ops.shape(token_ids)
     uniform = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps, in_place)
+    logits = apply_rules(rules, logits, token_ids, nothing(batch, num_steps), 0, vocabulary)
     decoded, last = append(nothing(batch, num_steps), logits, sampling, uniform, 0, vocabulary)
 
     def going(step: Any, decoded: Decoded, last: Any, cache: Any) -> Any:
@@ -111,6 +114,7 @@ def decode(
     def advance(step: Any, decoded: Decoded, last: Any, cache: Any) -> tuple:
         place = length + step - 1
         logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
+        logits = apply_rules(rules, logits, token_ids, decoded, step, vocabulary)
         decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
         return step + 1, decoded, last, cache
 
@@ -119,7 +123,12 @@ def decode(
 
 
 def decode_recomputing(
-    model: Any, token_ids: Any, sampling: Sampling, num_steps: int, vocabulary: Vocabulary
+    model: Any,
+    token_ids: Any,
+    sampling: Sampling,
+    num_steps: int,
+    vocabulary: Vocabulary,
+    rules: tuple = (),
 ) -> Decoded:
     """What `decode` computes, by running the whole model on the whole text for every token.
 
@@ -127,8 +136,10 @@ def decode_recomputing(
     """
     uniform = random_numbers(sampling, num_steps)
     decoded = nothing(ops.shape(token_ids)[0], num_steps)
+    prompt = token_ids
     for step in range(num_steps):
         logits = model(token_ids, training=False)[:, -1]
+        logits = apply_rules(rules, logits, prompt, decoded, step, vocabulary)
         decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
         token_ids = ops.concatenate([token_ids, last[:, None]], axis=1)
         if not ops.any(active_rows(decoded, sampling, step + 1)):
@@ -157,6 +168,16 @@ def active_rows(decoded: Decoded, sampling: Sampling, step: Any) -> Any:
     return ops.logical_and(sampling.max_new_tokens > step, ops.logical_not(decoded.ended))
 
 
+def apply_rules(
+    rules: tuple, logits: Any, prompt: Any, decoded: Decoded, step: Any, vocabulary: Vocabulary
+) -> Any:
+    """The logits of the tokenizer's tokens after all rules; the log-probabilities follow them."""
+    logits = logits[:, : vocabulary.size]
+    for rule in rules:
+        logits = rule(logits, ops.concatenate([prompt, decoded.token_ids], axis=1), step)
+    return logits
+
+
 def append(
     decoded: Decoded,
     logits: Any,
@@ -166,7 +187,6 @@ def append(
     vocabulary: Vocabulary,
 ) -> tuple[Decoded, Any]:
     """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
-    logits = logits[:, : vocabulary.size]
     chosen = sample(
         logits,
         sampling.temperature,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,12 +16,15 @@ from keras_gpt2.generation.decoding import (
     Sampling,
     Vocabulary,
     append,
+    apply_rules,
     decode,
     nothing,
     prefill,
     random_numbers,
     sampling_rules,
 )
+
+Rule = Callable[[Any, Any, Any], Any]  # (logits, tokens, step) -> logits
 
 
 def generate(
@@ -35,6 +38,7 @@ def generate(
     seed: int | Sequence[int] = 0,
     stop: str | Sequence[str] | None = None,
     jit_compile: bool = True,
+    rules: Sequence[Rule] = (),
 ) -> list[str]:
     """Continues each prompt, by itself: no prompt changes another's text.
 
@@ -55,6 +59,9 @@ def generate(
         seed: int, the random numbers of a row. Equal prompt, parameters and seed give equal text.
         stop: str or list of str; a text ends before the first of them.
         jit_compile: bool; False runs without XLA.
+        rules: functions `(logits, tokens, step) -> logits`, applied in order before a token is
+            chosen: `keras_gpt2.generation.RepetitionPenalty` and others, or one's own. The same
+            objects (equal ones of ours) compile once.
 
     Returns:
         The completions alone, one str for each prompt.
@@ -75,7 +82,8 @@ def generate(
     sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, prompts, sampling)
     num_steps = _bucket(int(sampling.max_new_tokens.max()))
-    run = compiled(model, _decode, jit_compile, num_steps, vocabulary, _in_place(jit_compile))
+    static = num_steps, vocabulary, _in_place(jit_compile), tuple(rules)
+    run = compiled(model, _decode, jit_compile, *static)
     decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
     rows = ops.convert_to_numpy(decoded.token_ids)
     return [
@@ -93,6 +101,7 @@ def generate_ids(
     seed: int | Sequence[int] = 0,
     end_id: int | None = None,
     jit_compile: bool = True,
+    rules: Sequence[Rule] = (),
 ) -> np.ndarray:
     """`generate` for a user who has token ids instead of texts.
 
@@ -115,7 +124,7 @@ def generate_ids(
     vocabulary = Vocabulary(model.vocabulary_size, -1 if end_id is None else end_id)
     width = min(_bucket(length), model.sequence_length)
     token_ids = np.pad(token_ids, ((0, 0), (width - length, 0)), constant_values=-1)
-    static = _bucket(longest), vocabulary, _in_place(jit_compile)
+    static = _bucket(longest), vocabulary, _in_place(jit_compile), tuple(rules)
     run = compiled(model, _decode, jit_compile, *static)
     decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
     return ops.convert_to_numpy(decoded.token_ids)[:rows, :longest]
@@ -132,6 +141,7 @@ def stream(
     seed: int = 0,
     stop: str | Sequence[str] | None = None,
     jit_compile: bool = True,
+    rules: Sequence[Rule] = (),
 ) -> Iterator[str]:
     """Yields the text that `generate` gives for one prompt, piece by piece as it is made.
 
@@ -146,7 +156,8 @@ def stream(
     vocabulary = Vocabulary.of(tokenizer, model)
     sampling = _sampling(model, 1, max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, [prompt], sampling)
-    return _stream(model, tokenizer, token_ids, sampling, vocabulary, stops, jit_compile)
+    static = vocabulary, tuple(rules)
+    return _stream(model, tokenizer, token_ids, sampling, static, stops, jit_compile)
 
 
 def _stream(
@@ -154,13 +165,13 @@ def _stream(
     tokenizer: Any,
     token_ids: np.ndarray,
     sampling: Sampling,
-    vocabulary: Vocabulary,
+    static: tuple[Vocabulary, tuple],
     stops: list[str],
     jit_compile: bool,
 ) -> Iterator[str]:
     num_steps = _bucket(int(sampling.max_new_tokens[0]))
-    start = compiled(model, _start, jit_compile, num_steps, vocabulary)
-    advance = compiled(model, _advance, jit_compile, vocabulary)
+    start = compiled(model, _start, jit_compile, num_steps, *static)
+    advance = compiled(model, _advance, jit_compile, *static)
     held_back = max((len(s) - 1 for s in stops), default=0)
     new_ids: list[int] = []
     sent = 0
@@ -171,9 +182,10 @@ def _stream(
             state = start(token_ids, *sampling)
         else:
             place = token_ids.shape[1] + step - 1
-            state = advance(*state, *sampling, np.array(place, "int32"), np.array(step, "int32"))
+            places = np.array(place, "int32"), np.array(step, "int32")
+            state = advance(token_ids, *state, *sampling, *places)
         token_id = int(state[0][0])
-        if token_id == vocabulary.end_id:
+        if token_id == static[0].end_id:
             break
         new_ids.append(token_id)
         text = tokenizer.decode(new_ids)
@@ -191,8 +203,9 @@ def _stream(
 
 
 def _decode(model: Any, token_ids: Any, *rest: Any) -> tuple:
-    *sampling, num_steps, vocabulary, in_place = rest
-    return tuple(decode(model, token_ids, Sampling(*sampling), num_steps, vocabulary, in_place))
+    *sampling, num_steps, vocabulary, in_place, rules = rest
+    parameters = Sampling(*sampling)
+    return tuple(decode(model, token_ids, parameters, num_steps, vocabulary, in_place, rules))
 
 
 def _in_place(jit_compile: bool) -> bool:
@@ -200,22 +213,25 @@ def _in_place(jit_compile: bool) -> bool:
 
 
 def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
-    *parameters, num_steps, vocabulary = rest
+    *parameters, num_steps, vocabulary, rules = rest
     sampling = Sampling(*parameters)
     uniform = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps)
-    empty = nothing(1, num_steps)
-    _, chosen = append(empty, logits, sampling, uniform, 0, vocabulary)
-    return chosen, cache, mask, uniform
+    decoded = nothing(1, num_steps)
+    logits = apply_rules(rules, logits, token_ids, decoded, 0, vocabulary)
+    decoded, chosen = append(decoded, logits, sampling, uniform, 0, vocabulary)
+    return chosen, tuple(decoded), cache, mask, uniform
 
 
-def _advance(model: Any, last: Any, cache: Any, mask: Any, uniform: Any, *rest: Any) -> tuple:
-    *parameters, place, step, vocabulary = rest
-    sampling = Sampling(*parameters)
+def _advance(
+    model: Any, token_ids: Any, last: Any, before: Any, cache: Any, mask: Any, *rest: Any
+) -> tuple:
+    uniform, *parameters, place, step, vocabulary, rules = rest
+    sampling, decoded = Sampling(*parameters), Decoded(*before)
     logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
-    empty = nothing(1, uniform.shape[1])
-    _, chosen = append(empty, logits, sampling, uniform, step, vocabulary)
-    return chosen, cache, mask, uniform
+    logits = apply_rules(rules, logits, token_ids, decoded, step, vocabulary)
+    decoded, chosen = append(decoded, logits, sampling, uniform, step, vocabulary)
+    return chosen, tuple(decoded), cache, mask, uniform
 
 
 def _sampling(model: Any, rows: int, *values: Any) -> Sampling:

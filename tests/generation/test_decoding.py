@@ -1,11 +1,14 @@
 """The fast loop equals the slow oracle; no row knows of another."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_gpt2.generation import Sampling, Vocabulary, decode, decode_recomputing
+from keras_gpt2 import GPT2
+from keras_gpt2.generation import Decoded, Sampling, Vocabulary, decode, decode_recomputing
 from keras_gpt2.generation.compiled import compiled
+from tests.conftest import random_weights
 
 VOCABULARY = Vocabulary(311, 310)
 
@@ -57,14 +60,36 @@ def _run(model, ids, *rest):
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_compiled_equals_recomputed(gpt2, jit_compile):
     run = compiled(gpt2, _run, jit_compile, 11, VOCABULARY)
-    from keras_gpt2.generation import Decoded
-
     fast = Decoded(*run(*tensors((prompts(), *sampling()))))
     slow = decode_recomputing(
         gpt2, ops.convert_to_tensor(prompts()), Sampling(*tensors(sampling())), 11, VOCABULARY
     )
     assert_same(fast, slow)
     assert compiled(gpt2, _run, jit_compile, 11, VOCABULARY) is run
+
+
+def _run_in_place(model, ids, *rest):
+    *parameters, num_steps, vocabulary = rest
+    return tuple(decode(model, ids, Sampling(*parameters), num_steps, vocabulary, in_place=True))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow graphs only")
+def test_a_cache_written_in_place_gives_the_same(gpt2):
+    run = compiled(gpt2, _run_in_place, False, 11, VOCABULARY)
+    inputs = tensors((prompts(), *sampling()))
+    slow = decode_recomputing(gpt2, inputs[0], Sampling(*inputs[1:]), 11, VOCABULARY)
+    for _ in range(2):  # the first call must leave nothing behind for the second
+        assert_same(Decoded(*run(*inputs)), slow)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_int8_decoding_equals_int8_recomputing(rows, jit_compile):
+    model = random_weights(GPT2(311, 23, num_layers=2, num_heads=2, hidden_dim=32), scale=0.2)
+    model.quantize("int8")
+    inputs = tensors((prompts()[:rows], *sampling(rows)))
+    slow = decode_recomputing(model, inputs[0], Sampling(*inputs[1:]), 11, VOCABULARY)
+    assert_same(Decoded(*compiled(model, _run, jit_compile, 11, VOCABULARY)(*inputs)), slow)
 
 
 def test_a_changed_model_is_compiled_anew(gpt2):

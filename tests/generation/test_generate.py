@@ -152,3 +152,18 @@ def test_low_precision_decodes(gpt2, tokenizer):
     (text,) = kg.generate(low, tokenizer, "The king", max_new_tokens=5, temperature=0)
     logits = ops.convert_to_numpy(low(np.array([tokenizer.encode("The king")])))
     assert text.startswith(tokenizer.decode([int(logits[0, -1].argmax())]))
+
+
+def test_token_ids_instead_of_texts(gpt2, tokenizer):
+    prompt = tokenizer.encode("The king")
+    arguments = dict(max_new_tokens=9, temperature=0.8, seed=3)
+    (text,) = kg.generate(gpt2, tokenizer, "The king", **arguments)
+    end_id = tokenizer.end_of_text_id
+    for jit_compile in (True, False):
+        ids = kg.generation.generate_ids(
+            gpt2, [prompt], end_id=end_id, jit_compile=jit_compile, **arguments
+        )
+        assert ids.shape == (1, 9)
+        assert tokenizer.decode([i for i in ids[0] if i >= 0 and i != end_id]) == text
+    with pytest.raises(ValueError, match="Received: 20 [+] 9, sequence_length=23"):
+        kg.generation.generate_ids(gpt2, np.zeros((1, 20)), 9)

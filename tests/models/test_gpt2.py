@@ -292,3 +292,22 @@ def test_bad_token_ids_are_seen():
     # Compiled code cannot raise; nobody overlooks NaN, and no other row has it.
     logits = model.predict(np.array([[1, 11], [1, 2]]), verbose=0)
     assert np.isnan(logits[0, 1]).all() and np.isfinite(logits[1]).all()
+
+
+def test_int8(tmp_path):
+    model = random_weights(GPT2(101, 13, num_layers=2, num_heads=2, hidden_dim=32), scale=0.2)
+    ids = np.random.default_rng(0).integers(0, 101, (3, 7)).astype("int32")
+    before = np.asarray(model(ids))
+    model.quantize("int8")
+    after = np.asarray(model(ids))
+    assert 0 < np.abs(after - before).max() < 0.1 * before.std()
+    matrices = [
+        w for w in model.weights if w.path.endswith(("kernel", "token_embedding/embeddings"))
+    ]
+    assert len(matrices) == 9
+    assert {keras.backend.standardize_dtype(w.dtype) for w in matrices} == {"int8"}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(ids)), after)
+    with pytest.raises(ValueError, match="mode must be 'int8'. Received: mode='int3'"):
+        model.quantize("int3")
