@@ -88,7 +88,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             scale = self.embeddings_scale if tied else self.reverse_embeddings_scale
             rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
             logits = int8_matmul(rows, kernel, scale, transposed=tied)
-            return ops.reshape(ops.cast(logits, "float32"), (*ops.shape(inputs)[:-1], -1))
+            logits = ops.cast(logits, "float32")
+            return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))
         self.check(_values_if_eager(inputs))
         token_ids = ops.maximum(ops.cast(inputs, "int32"), 0)
         safe = ops.minimum(token_ids, self.input_dim - 1)

@@ -216,11 +216,12 @@ class SelfAttention(keras.layers.Layer):
 
     def merge(self, values: Any) -> Any:
         """`(B, H, T, K)` -> `(B, T, D)`."""
-        batch, heads, length, width = ops.shape(values)
+        hidden_dim = self.output_projection.units
         if values.shape[2] == 1:
-            return self.output_projection(ops.reshape(values, (-1, 1, heads * width)))
+            return self.output_projection(ops.reshape(values, (-1, 1, hidden_dim)))
+        batch, _, length, _ = ops.shape(values)
         values = ops.transpose(values, (0, 2, 1, 3))  # (B, T, H, K)
-        return self.output_projection(ops.reshape(values, (batch, length, heads * width)))
+        return self.output_projection(ops.reshape(values, (batch, length, hidden_dim)))
 
     def call(
         self,

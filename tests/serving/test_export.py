@@ -193,7 +193,7 @@ BAD_ROWS = [
 
 def test_bad_rows_are_told_and_the_others_get_their_text(ask):
     prompts = [f"The king {i}" for i in range(len(BAD_ROWS) + 1)]
-    rows = [columns(1, seed=i, **bad) for i, (bad, _) in enumerate([*BAD_ROWS, ({}, "")])]
+    rows = [columns(1, seed=i + 1, **bad) for i, (bad, _) in enumerate([*BAD_ROWS, ({}, "")])]
     merged = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     answer = ask("generate", prompt=prompts, **merged)
     alone = ask("generate", prompt=prompts[-1:], **rows[-1])
