@@ -73,11 +73,10 @@ def _slices(parts: Any, zero: Any) -> Any:
     At a place that is known they would be made before a loop that does not change the matrix, and
     four times as much would be read in every turn.
     """
-    first, count, last = parts.shape
+    count = parts.shape[1]
     for i in range(count):
-        place = ops.minimum(i + zero, count - 1)
-        part = ops.slice(parts, (0, place, 0), (first, 1, last))
-        yield ops.cast(ops.reshape(part, (first, last)), "float32")
+        part = ops.take(parts, ops.minimum(i + zero, count - 1), axis=1)
+        yield ops.cast(part, "float32")
 
 
 def _expression(terms: Any) -> Any:
