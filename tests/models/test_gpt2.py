@@ -309,5 +309,5 @@ def test_int8(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(np.asarray(loaded(ids)), after)
-    with pytest.raises(ValueError, match="mode must be 'int8'. Received: mode='int3'"):
-        model.quantize("int3")
+    with pytest.raises(ValueError, match="mode must be 'int8'. Received: mode='int4'"):
+        model.quantize("int4")
