@@ -43,14 +43,18 @@ def compiled(
 
 def _for_any_shape(tf: Any, run: Callable) -> Callable:
     """A TensorFlow graph that is traced once: without XLA nothing is gained from known shapes."""
-    function = tf.function(run)
+    traced = None
+
+    def any_shape(tensor: Any) -> Any:
+        return tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype)
 
     def call(*tensors: Any) -> Any:
+        nonlocal traced
         tensors = tf.nest.map_structure(tf.convert_to_tensor, tensors)
-        specs = tf.nest.map_structure(
-            lambda tensor: tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype), tensors
-        )
-        return function.get_concrete_function(*specs)(*tensors)
+        if traced is None:
+            specs = tf.nest.map_structure(any_shape, tensors)
+            traced = tf.function(run).get_concrete_function(*specs)
+        return traced(*tensors)
 
     return call
 

@@ -105,8 +105,8 @@ def decode(
     batch, length = ops.shape(token_ids)
     uniform = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps, in_place)
-    logits = apply_rules(rules, logits, token_ids, nothing(batch, num_steps), 0, vocabulary)
-    decoded, last = append(nothing(batch, num_steps), logits, sampling, uniform, 0, vocabulary)
+    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
+    decoded, last = chooser.append(nothing(batch, num_steps), logits, 0)
 
     def going(step: Any, decoded: Decoded, last: Any, cache: Any) -> Any:
         return ops.any(active_rows(decoded, sampling, step))
@@ -114,8 +114,7 @@ def decode(
     def advance(step: Any, decoded: Decoded, last: Any, cache: Any) -> tuple:
         place = length + step - 1
         logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
-        logits = apply_rules(rules, logits, token_ids, decoded, step, vocabulary)
-        decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
+        decoded, last = chooser.append(decoded, logits, step)
         return step + 1, decoded, last, cache
 
     start = (ops.array(1, "int32"), decoded, last, cache)
@@ -136,11 +135,10 @@ def decode_recomputing(
     """
     uniform = random_numbers(sampling, num_steps)
     decoded = nothing(ops.shape(token_ids)[0], num_steps)
-    prompt = token_ids
+    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
     for step in range(num_steps):
         logits = model(token_ids, training=False)[:, -1]
-        logits = apply_rules(rules, logits, prompt, decoded, step, vocabulary)
-        decoded, last = append(decoded, logits, sampling, uniform, step, vocabulary)
+        decoded, last = chooser.append(decoded, logits, step)
         token_ids = ops.concatenate([token_ids, last[:, None]], axis=1)
         if not ops.any(active_rows(decoded, sampling, step + 1)):
             break
@@ -168,41 +166,32 @@ def active_rows(decoded: Decoded, sampling: Sampling, step: Any) -> Any:
     return ops.logical_and(sampling.max_new_tokens > step, ops.logical_not(decoded.ended))
 
 
-def apply_rules(
-    rules: tuple, logits: Any, prompt: Any, decoded: Decoded, step: Any, vocabulary: Vocabulary
-) -> Any:
-    """The logits of the tokenizer's tokens after all rules; the log-probabilities follow them."""
-    logits = logits[:, : vocabulary.size]
-    for rule in rules:
-        logits = rule(logits, ops.concatenate([prompt, decoded.token_ids], axis=1), step)
-    return logits
+class Chooser(NamedTuple):
+    """Chooses tokens; what stays the same from step to step."""
 
+    prompt: Any  # int32 (B, P)
+    sampling: Sampling
+    uniform: Any  # float32 (B, N), of `random_numbers`
+    vocabulary: Vocabulary
+    rules: tuple
 
-def append(
-    decoded: Decoded,
-    logits: Any,
-    sampling: Sampling,
-    uniform: Any,
-    step: Any,
-    vocabulary: Vocabulary,
-) -> tuple[Decoded, Any]:
-    """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
-    chosen = sample(
-        logits,
-        sampling.temperature,
-        sampling.top_k,
-        sampling.top_p,
-        ops.take(uniform, step, axis=1),
-    )
-    active = active_rows(decoded, sampling, step)
-    log_prob = ops.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
-    log_prob = log_prob - ops.logsumexp(logits, axis=-1)
-    here = ops.arange(ops.shape(decoded.token_ids)[1]) == step  # (N,)
-    write = ops.logical_and(active[:, None], here[None])
-    decoded = Decoded(
-        ops.where(write, chosen[:, None], decoded.token_ids),
-        decoded.num_tokens + ops.cast(active, "int32"),
-        decoded.log_prob + ops.where(active, log_prob, 0.0),
-        ops.logical_or(decoded.ended, ops.logical_and(active, chosen == vocabulary.end_id)),
-    )
-    return decoded, chosen
+    def append(self, decoded: Decoded, logits: Any, step: Any) -> tuple[Decoded, Any]:
+        """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
+        logits = logits[:, : self.vocabulary.size]
+        for rule in self.rules:
+            logits = rule(logits, ops.concatenate([self.prompt, decoded.token_ids], axis=1), step)
+        _, temperature, top_k, top_p, _ = self.sampling
+        chosen = sample(logits, temperature, top_k, top_p, ops.take(self.uniform, step, axis=1))
+        active = active_rows(decoded, self.sampling, step)
+        log_prob = ops.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
+        log_prob = log_prob - ops.logsumexp(logits, axis=-1)
+        here = ops.arange(ops.shape(decoded.token_ids)[1]) == step  # (N,)
+        write = ops.logical_and(active[:, None], here[None])
+        ended = ops.logical_and(active, chosen == self.vocabulary.end_id)
+        decoded = Decoded(
+            ops.where(write, chosen[:, None], decoded.token_ids),
+            decoded.num_tokens + ops.cast(active, "int32"),
+            decoded.log_prob + ops.where(active, log_prob, 0.0),
+            ops.logical_or(decoded.ended, ended),
+        )
+        return decoded, chosen

@@ -12,11 +12,10 @@ from keras import ops
 
 from keras_gpt2.generation.compiled import compiled
 from keras_gpt2.generation.decoding import (
+    Chooser,
     Decoded,
     Sampling,
     Vocabulary,
-    append,
-    apply_rules,
     decode,
     nothing,
     prefill,
@@ -81,14 +80,8 @@ def generate(
     vocabulary = Vocabulary.of(tokenizer, model)
     sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
     token_ids = _token_ids(model, tokenizer, prompts, sampling)
-    num_steps = _bucket(int(sampling.max_new_tokens.max()))
-    static = num_steps, vocabulary, _in_place(jit_compile), tuple(rules)
-    run = compiled(model, _decode, jit_compile, *static)
-    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
-    rows = ops.convert_to_numpy(decoded.token_ids)
-    return [
-        _cut(tokenizer.decode(_text_ids(row, vocabulary)), stops) for row in rows[: len(prompts)]
-    ]
+    rows = _new_ids(model, token_ids, sampling, vocabulary, jit_compile, rules)
+    return [_cut(tokenizer.decode(_text_ids(row, vocabulary)), stops) for row in rows]
 
 
 def generate_ids(
@@ -122,12 +115,8 @@ def generate_ids(
             f"Received: {length} + {longest}, sequence_length={model.sequence_length}."
         )
     vocabulary = Vocabulary(model.vocabulary_size, -1 if end_id is None else end_id)
-    width = min(_bucket(length), model.sequence_length)
-    token_ids = np.pad(token_ids, ((0, 0), (width - length, 0)), constant_values=-1)
-    static = _bucket(longest), vocabulary, _in_place(jit_compile), tuple(rules)
-    run = compiled(model, _decode, jit_compile, *static)
-    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
-    return ops.convert_to_numpy(decoded.token_ids)[:rows, :longest]
+    token_ids = _aligned(model, token_ids)
+    return _new_ids(model, token_ids, sampling, vocabulary, jit_compile, rules)
 
 
 def stream(
@@ -202,14 +191,27 @@ def _stream(
         yield text[sent:]
 
 
+def _new_ids(
+    model: Any,
+    token_ids: np.ndarray,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    jit_compile: bool,
+    rules: Sequence[Rule],
+) -> np.ndarray:
+    """The new tokens of each row; int32 (rows, N), N the largest max_new_tokens."""
+    longest = int(sampling.max_new_tokens.max())
+    in_place = keras.backend.backend() == "tensorflow" and not jit_compile
+    static = _bucket(longest), vocabulary, in_place, tuple(rules)
+    run = compiled(model, _decode, jit_compile, *static)
+    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
+    return ops.convert_to_numpy(decoded.token_ids)[: len(token_ids), :longest]
+
+
 def _decode(model: Any, token_ids: Any, *rest: Any) -> tuple:
     *sampling, num_steps, vocabulary, in_place, rules = rest
     parameters = Sampling(*sampling)
     return tuple(decode(model, token_ids, parameters, num_steps, vocabulary, in_place, rules))
-
-
-def _in_place(jit_compile: bool) -> bool:
-    return keras.backend.backend() == "tensorflow" and not jit_compile
 
 
 def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
@@ -217,9 +219,8 @@ def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
     sampling = Sampling(*parameters)
     uniform = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps)
-    decoded = nothing(1, num_steps)
-    logits = apply_rules(rules, logits, token_ids, decoded, 0, vocabulary)
-    decoded, chosen = append(decoded, logits, sampling, uniform, 0, vocabulary)
+    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
+    decoded, chosen = chooser.append(nothing(1, num_steps), logits, 0)
     return chosen, tuple(decoded), cache, mask, uniform
 
 
@@ -227,10 +228,9 @@ def _advance(
     model: Any, token_ids: Any, last: Any, before: Any, cache: Any, mask: Any, *rest: Any
 ) -> tuple:
     uniform, *parameters, place, step, vocabulary, rules = rest
-    sampling, decoded = Sampling(*parameters), Decoded(*before)
+    chooser = Chooser(token_ids, Sampling(*parameters), uniform, vocabulary, rules)
     logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
-    logits = apply_rules(rules, logits, token_ids, decoded, step, vocabulary)
-    decoded, chosen = append(decoded, logits, sampling, uniform, step, vocabulary)
+    decoded, chosen = chooser.append(Decoded(*before), logits, step)
     return chosen, tuple(decoded), cache, mask, uniform
 
 
@@ -278,6 +278,11 @@ def _token_ids(
                 stacklevel=3,
             )
         rows.append(ids[-room:] or [end_id])
+    return _aligned(model, rows)
+
+
+def _aligned(model: Any, rows: Any) -> np.ndarray:
+    """Rows of ids in a bucket, -1 before their first; int32 (rows, P)."""
     width = min(_bucket(max(map(len, rows))), model.sequence_length)
     token_ids = np.full((len(rows), width), -1, "int32")
     for row, ids in zip(token_ids, rows, strict=True):

@@ -38,14 +38,9 @@ class Dense(keras.layers.Dense):
         # operations for every token of a decoding loop. And a bias right behind the product would
         # be fused with it by TensorFlow, into a kernel that is slower for one row.
         shape = inputs.shape
-        if len(shape) == 2:
-            x = product(inputs)
-        elif None in shape[1:]:
-            x = product(ops.reshape(inputs, (-1, shape[-1])))
-            x = ops.reshape(x, (*ops.shape(inputs)[:-1], self.units))
-        else:
-            x = product(ops.reshape(inputs, (-1, shape[-1])))  # (B T, D)
-            x = ops.reshape(x, (-1, *shape[1:-1], self.units))
+        outer = ops.shape(inputs)[:-1] if None in shape[1:] else (-1, *shape[1:-1])
+        x = product(ops.reshape(inputs, (-1, shape[-1])))  # (B T, units)
+        x = ops.reshape(x, (*outer, self.units))
         if self.bias is not None:
             x = ops.add(x, self.bias)
         return x if self.activation is None else self.activation(x)

@@ -68,7 +68,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         if reverse:
-            if len(inputs.shape) == 3 and inputs.shape[1] == 1 and self.tie_weights:
+            plain = self.tie_weights and self.reverse_dtype is None and self.logit_soft_cap is None
+            if plain and len(inputs.shape) == 3 and inputs.shape[1] == 1:
                 # For few rows this order reads the matrix as it lies: up to three times as fast.
                 logits = ops.matmul(self.embeddings, ops.transpose(inputs[:, 0]))  # (V, B)
                 return ops.cast(ops.transpose(logits), "float32")[:, None]
@@ -82,6 +83,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
+        if reverse and self.logit_soft_cap is not None:
+            return ops.cast(super()._int8_call(inputs, reverse=True), "float32")
         if reverse:
             tied = self.tie_weights
             kernel = self._embeddings if tied else self.reverse_embeddings

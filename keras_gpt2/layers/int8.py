@@ -8,6 +8,8 @@ weights; a graph without XLA does it for every product, which saves memory and c
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 from keras import ops
@@ -47,8 +49,7 @@ def _one_row(x: Any, kernel: Any) -> Any:
     size, width = kernel.shape
     parts = ops.reshape(kernel, (size // _TERMS, _TERMS, width))  # (D/16, 16, V)
     factors = ops.reshape(x, (size // _TERMS, _TERMS))
-    terms = _slices(parts, _unknown_zero(x))
-    sums = _expression(factors[:, i, None] * term for i, term in enumerate(terms))
+    sums = _sum_of_terms(x, parts, lambda i: factors[:, i, None])
     return ops.sum(sums, axis=0)[None]
 
 
@@ -57,30 +58,19 @@ def _one_row_transposed(x: Any, kernel: Any) -> Any:
     width, size = kernel.shape
     parts = ops.reshape(kernel, (width, _TERMS, size // _TERMS))  # (V, 16, D/16)
     factors = ops.reshape(x, (_TERMS, size // _TERMS))
-    terms = _slices(parts, _unknown_zero(x))
-    sums = _expression(factors[i] * term for i, term in enumerate(terms))
+    sums = _sum_of_terms(x, parts, lambda i: factors[i])
     return ops.transpose(ops.matmul(sums, ops.ones((size // _TERMS, 1), x.dtype)))
 
 
-def _unknown_zero(x: Any) -> Any:
-    """Zero (where there is no NaN), which a compiler cannot know."""
-    return ops.cast(ops.isnan(x[0, 0]), "int32")
+def _sum_of_terms(x: Any, parts: Any, factor: Any) -> Any:
+    """The sum over i of `factor(i) * parts[:, i]`, as one expression."""
+    # A zero (where there is no NaN) that a compiler cannot know. With places that it knows, parts
+    # would become floats before a loop that does not change the matrix, and four times as much
+    # would be read in every turn.
+    zero = ops.cast(ops.isnan(x[0, 0]), "int32")
 
+    def term(i: int) -> Any:
+        part = ops.take(parts, ops.minimum(i + zero, _TERMS - 1), axis=1)
+        return factor(i) * ops.cast(part, x.dtype)
 
-def _slices(parts: Any, zero: Any) -> Any:
-    """`parts[:, i]` as floats for each i, anew for each x.
-
-    At a place that is known they would be made before a loop that does not change the matrix, and
-    four times as much would be read in every turn.
-    """
-    count = parts.shape[1]
-    for i in range(count):
-        part = ops.take(parts, ops.minimum(i + zero, count - 1), axis=1)
-        yield ops.cast(part, "float32")
-
-
-def _expression(terms: Any) -> Any:
-    total = next(terms)
-    for term in terms:
-        total = total + term
-    return total
+    return functools.reduce(operator.add, map(term, range(_TERMS)))

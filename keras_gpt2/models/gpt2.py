@@ -178,7 +178,6 @@ class GPT2(keras.Model):
         self.attention_class = attention_class
         self.block_class = block_class
         self.model_dtype_policy = dtype
-        self.quantization: str | None = None
 
     def _hidden_states(
         self, token_ids: Any, cache: Cache | None = None, position: Any = None, mask: Any = None
@@ -251,7 +250,11 @@ class GPT2(keras.Model):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have a `quantize` method.*")
             super().quantize(mode, **kwargs)
-        self.quantization = mode
+
+    @property
+    def quantization(self) -> str | None:
+        """`"int8"` after `quantize("int8")`, else None."""
+        return self.token_embedding.quantization_mode
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, after a look at the token ids.

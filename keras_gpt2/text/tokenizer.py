@@ -111,7 +111,8 @@ class BytePairTokenizer:
         """Reads `vocab.json` and `merges.txt`, or the same as OpenAI or KerasHub name them.
 
         Raises:
-            ValueError: If neither pair of files is there, or their content is not a tokenizer.
+            FileNotFoundError: If no pair of files is there.
+            ValueError: If their content is not a tokenizer.
         """
         for names in _FILE_NAMES:
             vocabulary_file, merges_file = (Path(directory, name) for name in names)

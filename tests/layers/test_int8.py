@@ -57,3 +57,24 @@ def test_token_embedding(tied, length):
     np.testing.assert_allclose(np.asarray(layer(ids)), vectors, rtol=0, atol=vectors.max() / 100)
     with pytest.raises(ValueError, match="an id of 17"):
         layer(np.array([[17]]))
+
+
+def test_one_row_keeps_the_type_of_its_input():
+    x = keras.ops.ones((1, 32), "bfloat16")
+    for transposed in (False, True):
+        kernel = keras.ops.ones((3, 32) if transposed else (32, 3), "int8")
+        y = int8_matmul(x, kernel, keras.ops.ones(3), transposed)
+        assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+
+
+@pytest.mark.parametrize("mode", [None, "int8"])
+def test_one_token_obeys_the_soft_cap_as_several_do(mode):
+    layer = TokenEmbedding(17, 32, logit_soft_cap=0.5, embeddings_initializer="normal")
+    layer.build(None)
+    if mode:
+        layer.quantize(mode)
+    hidden = 50 * np.random.default_rng(0).normal(size=(1, 3, 32)).astype("float32")
+    together = np.asarray(layer(hidden, reverse=True))
+    alone = np.asarray(layer(hidden[:, :1], reverse=True))
+    assert np.abs(together).max() <= 0.5
+    np.testing.assert_allclose(alone, together[:, :1], atol=1e-5)

@@ -35,8 +35,6 @@ __all__ = [
 _PUBLISHED = {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
-
-
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 

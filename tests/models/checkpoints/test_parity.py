@@ -66,6 +66,10 @@ def test_logits_of_the_export(model, results, tmp_path):
     def logits(token_ids):
         return exported(token_ids=tf.constant(token_ids))["logits"].numpy()
 
-    np.testing.assert_allclose(logits(results["token_ids"]), results["logits"], rtol=0, atol=1e-4)
+    token_ids = results["token_ids"]
+    np.testing.assert_allclose(logits(token_ids), results["logits"], rtol=0, atol=1e-4)
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = entropy(token_ids[:, 1:], logits(token_ids[:, :-1]))
+    assert abs(float(loss) - float(results["loss"])) < 1e-5
     choices = logits(results["greedy"]).argmax(-1)
     np.testing.assert_array_equal(choices[:, 4:-1], results["greedy"][:, 5:])
