@@ -1,5 +1,6 @@
 """From prompts to new text."""
 
+from keras_gpt2.generation.beam_search import beam_search
 from keras_gpt2.generation.decoding import (
     Decoded,
     Sampling,
@@ -8,10 +9,12 @@ from keras_gpt2.generation.decoding import (
     decode_recomputing,
     sampling_rules,
 )
-from keras_gpt2.generation.generate import generate, generate_ids, stream
+from keras_gpt2.generation.generate import Completion, generate, generate_ids
 from keras_gpt2.generation.rules import Forbidden, Forced, MinimumLength, RepetitionPenalty
+from keras_gpt2.generation.stream import stream
 
 __all__ = [
+    "Completion",
     "Decoded",
     "Forbidden",
     "Forced",
@@ -19,6 +22,7 @@ __all__ = [
     "RepetitionPenalty",
     "Sampling",
     "Vocabulary",
+    "beam_search",
     "decode",
     "decode_recomputing",
     "generate",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_gpt2.generation.drafts import look_up, may_guess, new_balance, update_balance
 from keras_gpt2.generation.sampling import random_uniform, sample
 
 
@@ -38,8 +39,13 @@ class Decoded(NamedTuple):
 
     token_ids: Any  # int32 (B, N), -1 after the row's last token
     num_tokens: Any  # int32 (B,), the end-of-text token included
-    log_prob: Any  # float32 (B,), natural log of these tokens' probability, after rules
+    log_probs: Any  # float32 (B, N), natural log of each one's probability, after rules; 0 for none
     ended: Any  # bool (B,), True where the end-of-text token came
+
+    @property
+    def log_prob(self) -> Any:
+        """Natural log of the probability of all new tokens; float32 (B,)."""
+        return ops.sum(self.log_probs, axis=1)
 
 
 class Vocabulary(NamedTuple):
@@ -84,6 +90,7 @@ def decode(
     vocabulary: Vocabulary,
     in_place: bool = False,
     rules: tuple = (),
+    num_draft_tokens: int = 0,
 ) -> Decoded:
     """Continues every prompt, keeping keys and values of what was read.
 
@@ -97,6 +104,8 @@ def decode(
         in_place: bool; True in a TensorFlow graph without XLA, where keys and values can be
             written without a copy of the cache.
         rules: functions that change the logits, in this order; see `rules.py`.
+        num_draft_tokens: int, how many tokens to guess from the text so far and to check in one
+            pass, where there is something to guess; 0 is off. See `drafts.py`.
 
     Returns:
         `Decoded`, equal to `decode_recomputing`'s to rounding. Prompt and new tokens together
@@ -108,7 +117,7 @@ def decode(
     chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
     decoded, last = chooser.append(nothing(batch, num_steps), logits, 0)
 
-    def going(step: Any, decoded: Decoded, last: Any, cache: Any) -> Any:
+    def going(step: Any, decoded: Decoded, *_: Any) -> Any:
         return ops.any(active_rows(decoded, sampling, step))
 
     def advance(step: Any, decoded: Decoded, last: Any, cache: Any) -> tuple:
@@ -117,7 +126,42 @@ def decode(
         decoded, last = chooser.append(decoded, logits, step)
         return step + 1, decoded, last, cache
 
+    def check(guesses: Any, step: Any, decoded: Decoded, last: Any, cache: Any) -> tuple:
+        """Chooses tokens as long as they are the guessed ones (of all rows), and one more."""
+        tokens = ops.concatenate([last[:, None], guesses], axis=1)  # (B, 1 + K)
+        place = length + step - 1
+        logits, cache = model.call_with_cache(tokens, cache, place, mask, every=True)
+
+        def right(i: Any, decoded: Decoded, last: Any) -> Any:
+            guessed = ops.take(tokens, ops.minimum(i, num_draft_tokens), axis=1)
+            active = active_rows(decoded, sampling, step + i)
+            agreed = ops.all(ops.logical_or(guessed == last, ops.logical_not(active)))
+            return ops.logical_and(i <= num_draft_tokens, ops.logical_and(agreed, ops.any(active)))
+
+        def choose(i: Any, decoded: Decoded, last: Any) -> tuple:
+            decoded, last = chooser.append(decoded, ops.take(logits, i, axis=1), step + i)
+            return i + 1, decoded, last
+
+        start = (ops.array(0, "int32"), decoded, last)
+        taken, decoded, last = ops.while_loop(right, choose, start)
+        return step + taken, decoded, last, cache
+
+    def advance_or_check(step: Any, decoded: Decoded, last: Any, cache: Any, balance: Any) -> tuple:
+        text = ops.concatenate([token_ids, decoded.token_ids], axis=1)
+        guesses, found = look_up(text, length + step, num_draft_tokens)
+        # Every row that goes on has a guess, and room for all of it.
+        room = step + num_draft_tokens < sampling.max_new_tokens
+        ready = ops.logical_or(
+            ops.logical_and(found, room), ops.logical_not(active_rows(decoded, sampling, step))
+        )
+        guess = ops.logical_and(ops.all(ready), may_guess(balance))
+        state = step, decoded, last, cache
+        after = ops.cond(guess, lambda: check(guesses, *state), lambda: advance(*state))
+        return *after, update_balance(balance, guess, after[0] - step)
+
     start = (ops.array(1, "int32"), decoded, last, cache)
+    if num_draft_tokens:
+        return ops.while_loop(going, advance_or_check, (*start, new_balance()))[1]
     return ops.while_loop(going, advance, start)[1]
 
 
@@ -156,7 +200,7 @@ def nothing(batch: Any, num_steps: Any) -> Decoded:
     return Decoded(
         ops.full((batch, num_steps), -1, "int32"),
         ops.zeros((batch,), "int32"),
-        ops.zeros((batch,), "float32"),
+        ops.zeros((batch, num_steps), "float32"),
         ops.zeros((batch,), "bool"),
     )
 
@@ -191,7 +235,7 @@ class Chooser(NamedTuple):
         decoded = Decoded(
             ops.where(write, chosen[:, None], decoded.token_ids),
             decoded.num_tokens + ops.cast(active, "int32"),
-            decoded.log_prob + ops.where(active, log_prob, 0.0),
+            ops.where(write, log_prob[:, None], decoded.log_probs),
             ops.logical_or(decoded.ended, ended),
         )
         return decoded, chosen

@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_gpt2.generation.beam_search import beam_search
 from keras_gpt2.generation.compiled import compiled
-from keras_gpt2.generation.decoding import (
-    Chooser,
-    Decoded,
-    Sampling,
-    Vocabulary,
-    decode,
-    nothing,
-    prefill,
-    random_numbers,
-    sampling_rules,
+from keras_gpt2.generation.decoding import Decoded, Sampling, Vocabulary, decode
+from keras_gpt2.generation.inputs import (
+    aligned,
+    bucket,
+    checked_sampling,
+    checked_stops,
+    cut,
+    pad_rows,
+    prompt_ids,
 )
+from keras_gpt2.generation.rules import Rule
 
-Rule = Callable[[Any, Any, Any], Any]  # (logits, tokens, step) -> logits
+
+class Completion(NamedTuple):
+    """What `generate(..., details=True)` gives for a prompt."""
+
+    text: str
+    token_ids: list[int]  # all that were chosen, a stop string's and the end-of-text token too
+    log_probs: list[float]  # natural log of each one's probability, after the rules
+    finish_reason: str  # "length", "end_of_text" or "stop"
+
+
+class Search(NamedTuple):
+    """How the next tokens are looked for; see `generate`."""
+
+    num_draft_tokens: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+
+    def check(self, sampling: Sampling) -> None:
+        for name, least in (("num_draft_tokens", 0), ("num_beams", 1), ("length_penalty", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"{name} must be at least {least}. Received: {name}={value!r}.")
+        if self.num_beams == 1:
+            return
+        if self.num_draft_tokens:
+            raise ValueError(
+                "Beam search takes no drafts. Received: "
+                f"num_beams={self.num_beams}, num_draft_tokens={self.num_draft_tokens}."
+            )
+        plain = np.isin(sampling.temperature, (0, 1)).all()
+        if not (plain and (sampling.top_k == 0).all() and (sampling.top_p == 1).all()):
+            raise ValueError(
+                "Beam search looks for the likeliest text: temperature, top_k and top_p must be "
+                f"left out where num_beams is more than 1. Received: num_beams={self.num_beams}, "
+                f"temperature={sampling.temperature}, top_k={sampling.top_k}, "
+                f"top_p={sampling.top_p}."
+            )
 
 
 def generate(
@@ -38,7 +74,11 @@ def generate(
     stop: str | Sequence[str] | None = None,
     jit_compile: bool = True,
     rules: Sequence[Rule] = (),
-) -> list[str]:
+    num_draft_tokens: int = 0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    details: bool = False,
+) -> list[Any]:
     """Continues each prompt, by itself: no prompt changes another's text.
 
     Every parameter is one value for all prompts, or a list of one value each. The first call for
@@ -61,9 +101,15 @@ def generate(
         rules: functions `(logits, tokens, step) -> logits`, applied in order before a token is
             chosen: `keras_gpt2.generation.RepetitionPenalty` and others, or one's own. The same
             objects (equal ones of ours) compile once.
+        num_draft_tokens: int >= 0, how many tokens to guess from the text so far and check in one
+            pass: the same text, sooner where it repeats itself; 0 is off, 7 a good number.
+        num_beams: int >= 1; with more than 1, beam search for the likeliest text.
+        length_penalty: float >= 0, of beam search: texts are compared by log-probability divided
+            by their number of tokens to this power.
+        details: bool; True gives `Completion`s, with token ids and log-probabilities.
 
     Returns:
-        The completions alone, one str for each prompt.
+        The completions alone, one str (or `Completion`) for each prompt.
 
     Raises:
         ValueError: if a parameter breaks its rule, or the tokenizer has more tokens than the
@@ -76,12 +122,16 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts:
         return []
-    stops = _stops(stop)
+    stops = checked_stops(stop)
     vocabulary = Vocabulary.of(tokenizer, model)
-    sampling = _sampling(model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed)
-    token_ids = _token_ids(model, tokenizer, prompts, sampling)
-    rows = _new_ids(model, token_ids, sampling, vocabulary, jit_compile, rules)
-    return [_cut(tokenizer.decode(_text_ids(row, vocabulary)), stops) for row in rows]
+    sampling = checked_sampling(
+        model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed
+    )
+    search = Search(num_draft_tokens, num_beams, length_penalty)
+    token_ids = prompt_ids(model, tokenizer, prompts, sampling)
+    decoded = _decoded(model, token_ids, sampling, vocabulary, search, jit_compile, rules)
+    completions = [_completion(tokenizer, stops, *row) for row in zip(*decoded, strict=True)]
+    return completions if details else [completion.text for completion in completions]
 
 
 def generate_ids(
@@ -95,6 +145,9 @@ def generate_ids(
     end_id: int | None = None,
     jit_compile: bool = True,
     rules: Sequence[Rule] = (),
+    num_draft_tokens: int = 0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
 ) -> np.ndarray:
     """`generate` for a user who has token ids instead of texts.
 
@@ -107,7 +160,8 @@ def generate_ids(
     """
     token_ids = np.asarray(token_ids, "int32")
     rows, length = token_ids.shape
-    sampling = _sampling(model, rows, max_new_tokens, temperature, top_k, top_p, seed)
+    sampling = checked_sampling(model, rows, max_new_tokens, temperature, top_k, top_p, seed)
+    search = Search(num_draft_tokens, num_beams, length_penalty)
     longest = int(sampling.max_new_tokens.max())
     if length + longest > model.sequence_length:
         raise ValueError(
@@ -115,204 +169,45 @@ def generate_ids(
             f"Received: {length} + {longest}, sequence_length={model.sequence_length}."
         )
     vocabulary = Vocabulary(model.vocabulary_size, -1 if end_id is None else end_id)
-    token_ids = _aligned(model, token_ids)
-    return _new_ids(model, token_ids, sampling, vocabulary, jit_compile, rules)
+    token_ids = aligned(model, token_ids)
+    return _decoded(model, token_ids, sampling, vocabulary, search, jit_compile, rules).token_ids
 
 
-def stream(
-    model: Any,
-    tokenizer: Any,
-    prompt: str,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop: str | Sequence[str] | None = None,
-    jit_compile: bool = True,
-    rules: Sequence[Rule] = (),
-) -> Iterator[str]:
-    """Yields the text that `generate` gives for one prompt, piece by piece as it is made.
-
-    A piece is handed out once its characters are whole and no stop string can begin in it.
-    Arguments and errors are `generate`'s.
-
-    Example:
-        >>> for piece in stream(model, tokenizer, "Once"):  # doctest: +SKIP
-        ...     print(piece, end="", flush=True)
-    """
-    stops = _stops(stop)
-    vocabulary = Vocabulary.of(tokenizer, model)
-    sampling = _sampling(model, 1, max_new_tokens, temperature, top_k, top_p, seed)
-    token_ids = _token_ids(model, tokenizer, [prompt], sampling)
-    static = vocabulary, tuple(rules)
-    return _stream(model, tokenizer, token_ids, sampling, static, stops, jit_compile)
-
-
-def _stream(
-    model: Any,
-    tokenizer: Any,
-    token_ids: np.ndarray,
-    sampling: Sampling,
-    static: tuple[Vocabulary, tuple],
-    stops: list[str],
-    jit_compile: bool,
-) -> Iterator[str]:
-    num_steps = _bucket(int(sampling.max_new_tokens[0]))
-    start = compiled(model, _start, jit_compile, num_steps, *static)
-    advance = compiled(model, _advance, jit_compile, *static)
-    held_back = max((len(s) - 1 for s in stops), default=0)
-    new_ids: list[int] = []
-    sent = 0
-    text = ""
-    state: Any = None
-    for step in range(int(sampling.max_new_tokens[0])):
-        if state is None:
-            state = start(token_ids, *sampling)
-        else:
-            place = token_ids.shape[1] + step - 1
-            places = np.array(place, "int32"), np.array(step, "int32")
-            state = advance(token_ids, *state, *sampling, *places)
-        token_id = int(state[0][0])
-        if token_id == static[0].end_id:
-            break
-        new_ids.append(token_id)
-        text = tokenizer.decode(new_ids)
-        cut = _cut(text, stops)
-        if cut != text:
-            yield cut[sent:]
-            return
-        # U+FFFD at the end may be a character whose last bytes are still to come.
-        whole = max(len(text.rstrip("\ufffd")) - held_back, sent)
-        if whole > sent:
-            yield text[sent:whole]
-            sent = whole
-    if text[sent:]:
-        yield text[sent:]
-
-
-def _new_ids(
+def _decoded(
     model: Any,
     token_ids: np.ndarray,
     sampling: Sampling,
     vocabulary: Vocabulary,
+    search: Search,
     jit_compile: bool,
     rules: Sequence[Rule],
-) -> np.ndarray:
-    """The new tokens of each row; int32 (rows, N), N the largest max_new_tokens."""
-    longest = int(sampling.max_new_tokens.max())
+) -> Decoded:
+    """New tokens of each row as numpy arrays, N the largest max_new_tokens."""
+    search.check(sampling)
+    rows, longest = len(token_ids), int(sampling.max_new_tokens.max())
     in_place = keras.backend.backend() == "tensorflow" and not jit_compile
-    static = _bucket(longest), vocabulary, in_place, tuple(rules)
+    static = bucket(longest), vocabulary, search, in_place, tuple(rules)
     run = compiled(model, _decode, jit_compile, *static)
-    decoded = Decoded(*run(*_pad_rows(token_ids, sampling)))
-    return ops.convert_to_numpy(decoded.token_ids)[: len(token_ids), :longest]
+    decoded = Decoded(*map(ops.convert_to_numpy, run(*pad_rows(token_ids, sampling))))
+    return Decoded(*(x[:rows, :longest] if x.ndim == 2 else x[:rows] for x in decoded))
 
 
 def _decode(model: Any, token_ids: Any, *rest: Any) -> tuple:
-    *sampling, num_steps, vocabulary, in_place, rules = rest
-    parameters = Sampling(*sampling)
-    return tuple(decode(model, token_ids, parameters, num_steps, vocabulary, in_place, rules))
-
-
-def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
-    *parameters, num_steps, vocabulary, rules = rest
+    *parameters, num_steps, vocabulary, search, in_place, rules = rest
     sampling = Sampling(*parameters)
-    uniform = random_numbers(sampling, num_steps)
-    logits, cache, mask = prefill(model, token_ids, num_steps)
-    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
-    decoded, chosen = chooser.append(nothing(1, num_steps), logits, 0)
-    return chosen, tuple(decoded), cache, mask, uniform
+    common = dict(num_steps=num_steps, vocabulary=vocabulary, in_place=in_place, rules=rules)
+    drafts, num_beams, penalty = search
+    if num_beams > 1:
+        count = sampling.max_new_tokens
+        return tuple(beam_search(model, token_ids, count, num_beams, penalty, **common))
+    return tuple(decode(model, token_ids, sampling, num_draft_tokens=drafts, **common))
 
 
-def _advance(
-    model: Any, token_ids: Any, last: Any, before: Any, cache: Any, mask: Any, *rest: Any
-) -> tuple:
-    uniform, *parameters, place, step, vocabulary, rules = rest
-    chooser = Chooser(token_ids, Sampling(*parameters), uniform, vocabulary, rules)
-    logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
-    decoded, chosen = chooser.append(Decoded(*before), logits, step)
-    return chosen, tuple(decoded), cache, mask, uniform
-
-
-def _sampling(model: Any, rows: int, *values: Any) -> Sampling:
-    """One checked value per row; numpy arrays (rows,)."""
-    dtypes = Sampling("int32", "float32", "int32", "float32", "int32")
-    rules = sampling_rules(model.sequence_length - 1)
-    arrays = []
-    for name, dtype, (rule, words), value in zip(
-        Sampling._fields, dtypes, rules, values, strict=True
-    ):
-        given = np.asarray(value)
-        array = given.astype(dtype)
-        exact = given.dtype.kind in "iu" if dtype == "int32" else given.dtype.kind in "iuf"
-        if not exact or (dtype == "int32" and (array != given).any()) or not rule(array).all():
-            raise ValueError(f"{name} must be {words}. Received: {name}={value!r}.")
-        if array.ndim and array.shape != (rows,):
-            raise ValueError(
-                f"{name} must be one value, or one for each of the {rows} prompts. "
-                f"Received: {array.size} values."
-            )
-        arrays.append(np.broadcast_to(array, (rows,)))
-    return Sampling(*arrays)
-
-
-def _token_ids(
-    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Sampling
-) -> np.ndarray:
-    """Prompts as ids, aligned on their last token, in a bucket; int32 (rows, P)."""
-    end_id = tokenizer.end_of_text_id
-    rows = []
-    for prompt, max_new_tokens in zip(prompts, sampling.max_new_tokens, strict=True):
-        ids = tokenizer.encode(prompt)
-        if not ids and end_id is None:
-            raise ValueError(
-                "A prompt must not be empty where the tokenizer has no end-of-text token. "
-                f"Received: prompt={prompt!r}."
-            )
-        room = model.sequence_length - int(max_new_tokens)
-        if len(ids) > room:
-            warnings.warn(
-                f"Only the end of the prompt is kept: it has {len(ids)} tokens, and {room} fit "
-                f"before max_new_tokens={max_new_tokens} in the model's sequence_length="
-                f"{model.sequence_length}.",
-                stacklevel=3,
-            )
-        rows.append(ids[-room:] or [end_id])
-    return _aligned(model, rows)
-
-
-def _aligned(model: Any, rows: Any) -> np.ndarray:
-    """Rows of ids in a bucket, -1 before their first; int32 (rows, P)."""
-    width = min(_bucket(max(map(len, rows))), model.sequence_length)
-    token_ids = np.full((len(rows), width), -1, "int32")
-    for row, ids in zip(token_ids, rows, strict=True):
-        row[width - len(ids) :] = ids
-    return token_ids
-
-
-def _pad_rows(token_ids: np.ndarray, sampling: Sampling) -> list[np.ndarray]:
-    """Adds rows that want no tokens, up to a power of two."""
-    rows = len(token_ids)
-    more = _bucket(rows, smallest=1) - rows
-    arrays = [np.concatenate([a, a[:1].repeat(more, axis=0)]) for a in (token_ids, *sampling)]
-    arrays[1][rows:] = 0  # max_new_tokens
-    return arrays
-
-
-def _bucket(size: int, smallest: int = 16) -> int:
-    return max(smallest, 1 << max(size - 1, 0).bit_length())
-
-
-def _text_ids(row: np.ndarray, vocabulary: Vocabulary) -> list[int]:
-    return [int(i) for i in row if i >= 0 and i != vocabulary.end_id]
-
-
-def _stops(stop: str | Sequence[str] | None) -> list[str]:
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
-    if not all(stops):
-        raise ValueError(f"A stop string must not be empty. Received: stop={stop!r}.")
-    return stops
-
-
-def _cut(text: str, stops: list[str]) -> str:
-    return text[: min((text.find(s) for s in stops if s in text), default=len(text))]
+def _completion(
+    tokenizer: Any, stops: list[str], token_ids: Any, count: int, log_probs: Any, ended: bool
+) -> Completion:
+    ids = token_ids[:count].tolist()
+    whole = tokenizer.decode(ids[: len(ids) - ended])
+    text = cut(whole, stops)
+    reason = "stop" if text != whole else "end_of_text" if ended else "length"
+    return Completion(text, ids, log_probs[:count].tolist(), reason)

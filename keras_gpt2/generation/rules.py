@@ -8,10 +8,12 @@ take one value for all rows, or a tuple of one for each, and are compiled once f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
 
+Rule = Callable[[Any, Any, Any], Any]
 _NEVER = -1e30
 
 

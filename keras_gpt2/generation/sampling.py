@@ -82,7 +82,7 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, uniform: Any) 
     Source: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.2 (top-k); Holtzman
     et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1 (top-p).
     """
-    greedy = _argmax(logits)  # (B,)
+    greedy = argmax(logits)  # (B,)
     drawn = ops.cond(
         ops.any(temperature > 0),
         lambda: _draw(logits, temperature, top_k, top_p, uniform),
@@ -154,7 +154,7 @@ def _search(num_bits: int, holds: Any, rows: Any) -> Any:
     return ops.fori_loop(0, num_bits, refine, ops.zeros_like(rows[:, 0]))
 
 
-def _argmax(logits: Any) -> Any:
+def argmax(logits: Any) -> Any:
     """The first index of the largest logit; int32 (B,)."""
     blocks = _blocks(logits, -float("inf"))
     block = ops.argmax(ops.max(blocks, axis=-1), axis=-1)  # (B,)

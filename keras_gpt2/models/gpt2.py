@@ -217,7 +217,7 @@ class GPT2(keras.Model):
         return [pair(ops.pad(key, room), ops.pad(value, room)) for key, value in cache]
 
     def call_with_cache(
-        self, token_ids: Any, cache: Cache, position: Any, mask: Any
+        self, token_ids: Any, cache: Cache, position: Any, mask: Any, every: bool = False
     ) -> tuple[Any, Cache]:
         """Logits of the last position, and the cache with these positions written into it.
 
@@ -226,12 +226,15 @@ class GPT2(keras.Model):
             cache: what `new_cache` or the last call gave, with S places.
             position: int scalar.
             mask: bool `(B, S)`, False at the places that hold padding.
+            every: bool; True gives the logits of all T positions.
 
         Returns:
-            float32 logits `(B, V)` and the new cache. Both equal the model's own on the whole
-            text, to rounding.
+            float32 logits `(B, V)`, or `(B, T, V)`, and the new cache. Both equal the model's own
+            on the whole text, to rounding.
         """
         hidden, cache = self._hidden_states(token_ids, cache, position, mask)
+        if every:
+            return self.token_embedding(hidden, reverse=True), cache
         logits = self.token_embedding(hidden[:, -1:], reverse=True)  # (B, 1, V)
         return logits[:, 0], cache
 
