@@ -26,12 +26,30 @@ class Dense(keras.layers.Dense):
         return self._affine(inputs, lambda rows: ops.matmul(rows, self.kernel))
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self.lora_enabled:
-            return super()._int8_call(inputs, training)
         return self._affine(inputs, lambda rows: int8_matmul(rows, self._kernel, self.kernel_scale))
 
+    def _int8_build(self, kernel_shape: tuple, config: Any = None) -> None:
+        super()._int8_build(kernel_shape[::-1], config)  # one row per output: see int8.py
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
-        super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
+        if mode != "int8":
+            raise ValueError(f"mode must be 'int8'. Received: mode={mode!r}.")
+        shape = self._kernel.shape
+        values, scale = keras.quantizers.abs_max_quantize(self._kernel, axis=0, to_numpy=True)
+        del self._kernel
+        self.quantized_build(shape, mode)
+        self._kernel.assign(ops.transpose(values))
+        self.kernel_scale.assign(ops.squeeze(scale, axis=0))
+        policy: Any = self.dtype_policy
+        self.dtype_policy = keras.dtype_policies.get(f"int8_from_{policy.name}")
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        if self.quantization_mode:
+            raise ValueError(
+                "LoRA must be enabled before quantization: train the float layer, then quantize "
+                f"it. Received: a layer of {self.quantization_mode} weights, {self.path}."
+            )
+        super().enable_lora(*args, **kwargs)
 
     def _affine(self, inputs: Any, product: Any) -> Any:
         # Keras's product of three axes with two asks for shapes at run time, a dozen small

@@ -86,11 +86,12 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         if reverse and self.logit_soft_cap is not None:
             return ops.cast(super()._int8_call(inputs, reverse=True), "float32")
         if reverse:
-            tied = self.tie_weights
-            kernel = self._embeddings if tied else self.reverse_embeddings
-            scale = self.embeddings_scale if tied else self.reverse_embeddings_scale
             rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
-            logits = int8_matmul(rows, kernel, scale, transposed=tied)
+            if self.tie_weights:
+                logits = int8_matmul(rows, self._embeddings, self.embeddings_scale)
+            else:
+                logits = ops.matmul(rows, ops.cast(self.reverse_embeddings, rows.dtype))
+                logits = logits / ops.cast(self.reverse_embeddings_scale, rows.dtype)
             logits = ops.cast(logits, "float32")
             return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))
         self.check(_values_if_eager(inputs))
