@@ -156,7 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(export, temperature=0.0, prompts=False)
     export.set_defaults(max_new_tokens=None)
     export.add_argument(
-        "--weights", choices=["int8"], help="store matrices as int8, a quarter of the size"
+        "--weights",
+        choices=["bfloat16", "int8"],
+        help="store matrices so, half or a quarter of the size",
     )
 
     convert = add(

@@ -7,48 +7,58 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gpt2.layers.int8 import int8_matmul
+from keras_gpt2.layers.narrow import check_float, check_plain, in_bfloat16, narrow_matmul
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
 class Dense(keras.layers.Dense):
     """`y = x W + b`, Keras's layer with one product over all rows.
 
-    Arguments, shapes and errors are `keras.layers.Dense`'s. After `quantize("int8")` the kernel is
-    int8 and the inputs stay float.
+    Arguments, shapes and errors are `keras.layers.Dense`'s. After `quantize("int8")` or
+    `to_bfloat16()` the kernel is `(units, D)`, of that type, and the inputs stay float.
 
     Example:
         >>> Dense(5)(keras.ops.ones((2, 3, 4))).shape
         TensorShape([2, 3, 5])
     """
 
+    _kernel: Any
+    dtype_policy: Any
+    in_bfloat16 = False
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.in_bfloat16:
+            return self._affine(inputs, lambda rows: narrow_matmul(rows, self._kernel.value))
         return self._affine(inputs, lambda rows: ops.matmul(rows, self.kernel))
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self._affine(inputs, lambda rows: int8_matmul(rows, self._kernel, self.kernel_scale))
+        return self._affine(
+            inputs, lambda rows: narrow_matmul(rows, self._kernel, self.kernel_scale)
+        )
 
     def _int8_build(self, kernel_shape: tuple, config: Any = None) -> None:
-        super()._int8_build(kernel_shape[::-1], config)  # one row per output: see int8.py
+        super()._int8_build(kernel_shape[::-1], config)  # one row per output: see narrow.py
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         if mode != "int8":
             raise ValueError(f"mode must be 'int8'. Received: mode={mode!r}.")
+        check_plain(self)
         shape = self._kernel.shape
         values, scale = keras.quantizers.abs_max_quantize(self._kernel, axis=0, to_numpy=True)
         del self._kernel
         self.quantized_build(shape, mode)
         self._kernel.assign(ops.transpose(values))
         self.kernel_scale.assign(ops.squeeze(scale, axis=0))
-        policy: Any = self.dtype_policy
-        self.dtype_policy = keras.dtype_policies.get(f"int8_from_{policy.name}")
+        self.dtype_policy = keras.dtype_policies.get(f"int8_from_{self.dtype_policy.name}")
+
+    def to_bfloat16(self) -> None:
+        """Keeps the kernel in bfloat16, for good; it is not trained any more."""
+        check_plain(self)
+        self._kernel = in_bfloat16(self, self._kernel, ops.transpose(self._kernel))
+        self.in_bfloat16 = self._is_quantized = True
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        if self.quantization_mode:
-            raise ValueError(
-                "LoRA must be enabled before quantization: train the float layer, then quantize "
-                f"it. Received: a layer of {self.quantization_mode} weights, {self.path}."
-            )
+        check_float(self)
         super().enable_lora(*args, **kwargs)
 
     def _affine(self, inputs: Any, product: Any) -> Any:

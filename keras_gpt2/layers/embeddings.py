@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gpt2.layers.int8 import int8_matmul
+from keras_gpt2.layers.narrow import check_float, check_plain, in_bfloat16, narrow_matmul
 
 
 def take_rows(table: Any, indices: Any) -> Any:
@@ -66,7 +66,14 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         super().__init__(input_dim, output_dim, **kwargs)
         self.supports_masking = True
 
+    _embeddings: Any
+    reverse_embeddings: Any
+    in_bfloat16 = False
+
     def call(self, inputs: Any, reverse: bool = False) -> Any:
+        if reverse and self.in_bfloat16:
+            kernel = self._embeddings if self.tie_weights else self.reverse_embeddings
+            return self._logits(inputs, lambda rows: narrow_matmul(rows, kernel.value))
         if reverse:
             plain = self.tie_weights and self.reverse_dtype is None and self.logit_soft_cap is None
             if plain and len(inputs.shape) == 3 and inputs.shape[1] == 1:
@@ -79,27 +86,49 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         rows = take_rows(ops.convert_to_tensor(self.embeddings), ops.maximum(token_ids, 0))
         return ops.cast(rows, self.compute_dtype)  # (B, T, D)
 
+    def _logits(self, inputs: Any, product: Any) -> Any:
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        logits = ops.cast(product(rows), "float32")
+        if self.logit_soft_cap is not None:
+            logits = ops.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
+        return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))  # (B, T, V)
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        check_plain(self)
         super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
-        if reverse and self.logit_soft_cap is not None:
-            return ops.cast(super()._int8_call(inputs, reverse=True), "float32")
+        if reverse and self.tie_weights:
+            return self._logits(
+                inputs, lambda rows: narrow_matmul(rows, self._embeddings, self.embeddings_scale)
+            )
         if reverse:
-            rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
-            if self.tie_weights:
-                logits = int8_matmul(rows, self._embeddings, self.embeddings_scale)
-            else:
-                logits = ops.matmul(rows, ops.cast(self.reverse_embeddings, rows.dtype))
-                logits = logits / ops.cast(self.reverse_embeddings_scale, rows.dtype)
-            logits = ops.cast(logits, "float32")
-            return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))
+            return self._logits(
+                inputs,
+                lambda rows: (
+                    ops.matmul(rows, ops.cast(self.reverse_embeddings, rows.dtype))
+                    / ops.cast(self.reverse_embeddings_scale, rows.dtype)
+                ),
+            )
         self.check(_values_if_eager(inputs))
         token_ids = ops.maximum(ops.cast(inputs, "int32"), 0)
         safe = ops.minimum(token_ids, self.input_dim - 1)
         rows = ops.cast(ops.take(self._embeddings, safe, axis=0), self.compute_dtype)
         rows = rows / take_rows(ops.expand_dims(self.embeddings_scale, -1), token_ids)
         return ops.cast(rows, self.compute_dtype)  # (B, T, D)
+
+    def to_bfloat16(self) -> None:
+        """Keeps the vectors in bfloat16, for good; they are not trained any more."""
+        check_plain(self)
+        self._embeddings = in_bfloat16(self, self._embeddings, self._embeddings)
+        if not self.tie_weights:
+            turned = ops.transpose(self.reverse_embeddings)  # one row per output: see narrow.py
+            self.reverse_embeddings = in_bfloat16(self, self.reverse_embeddings, turned)
+        self.in_bfloat16 = self._is_quantized = True
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        check_float(self)
+        super().enable_lora(*args, **kwargs)
 
     def check(self, token_ids: Any) -> None:
         """Raises ValueError if the array `token_ids` (None: nothing known) holds an id >= V."""

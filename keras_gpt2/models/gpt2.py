@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_gpt2.layers import (
     CausalSelfAttention,
+    Dense,
     FeedForward,
     LayerNormalization,
     OwnedCache,
@@ -18,8 +19,10 @@ from keras_gpt2.layers import (
     ResidualBlock,
     TokenEmbedding,
 )
+from keras_gpt2.layers.narrow import check_plain
 from keras_gpt2.models.presets import PRESETS
 
+WEIGHTS_TYPES = ("float", "bfloat16", "int8")
 Cache = list[tuple[Any, Any]]
 
 
@@ -242,22 +245,62 @@ class GPT2(keras.Model):
         """`keras.Model.quantize`: `"int8"` makes the matrices a quarter of their size.
 
         Every product keeps one scale per output and takes float inputs; position embeddings,
-        biases and normalizations stay as they are. See `keras_gpt2.layers.int8` for when it is
+        biases and normalizations stay as they are. See `keras_gpt2.layers.narrow` for when it is
         fast. There is no way back.
 
         Raises:
-            ValueError: if mode is another one.
+            ValueError: if mode is another one, or LoRA is not merged.
         """
         if mode != "int8":
             raise ValueError(f"mode must be 'int8'. Received: mode={mode!r}.")
+        self._narrowable()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not have a `quantize` method.*")
             super().quantize(mode, **kwargs)
 
+    def to_bfloat16(self) -> None:
+        """Keeps the matrices in bfloat16: half their size, for good; everything else as it is.
+
+        Inputs of all products stay float, so that only the weights are rounded.
+
+        Raises:
+            ValueError: if the weights are narrow already, or LoRA is not merged.
+        """
+        for layer in self._narrowable():
+            layer.to_bfloat16()
+        self.train_function = self.test_function = self.predict_function = None
+
+    def _narrowable(self) -> list[Any]:
+        """The layers with matrices, all of which can be made narrow; none is if one cannot."""
+        layers = [x for x in self._flatten_layers() if isinstance(x, (Dense, TokenEmbedding))]
+        for layer in layers:
+            check_plain(layer)
+        return layers
+
     @property
-    def quantization(self) -> str | None:
-        """`"int8"` after `quantize("int8")`, else None."""
-        return self.token_embedding.quantization_mode
+    def weights_type(self) -> str:
+        """`"float"`; `"int8"` after `quantize("int8")`, `"bfloat16"` after `to_bfloat16()`."""
+        return self.token_embedding.quantization_mode or (
+            "bfloat16" if self.token_embedding.in_bfloat16 else "float"
+        )
+
+    def narrow(self, weights_type: str) -> None:
+        """Makes float weights `"int8"` or `"bfloat16"`; raises ValueError where it cannot."""
+        if weights_type not in WEIGHTS_TYPES:
+            raise ValueError(
+                f"weights must be one of {', '.join(WEIGHTS_TYPES)}. Received: {weights_type!r}."
+            )
+        if self.weights_type not in ("float", weights_type):
+            raise ValueError(
+                f"{self.weights_type} weights cannot become {weights_type}: start from the float "
+                "model."
+            )
+        if self.weights_type == weights_type:
+            return
+        if weights_type == "int8":
+            self.quantize("int8")
+        else:
+            self.to_bfloat16()
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, after a look at the token ids.
@@ -325,19 +368,18 @@ class GPT2(keras.Model):
             "tie_weights": self.tie_weights,
             "attention_class": keras.saving.get_registered_name(self.attention_class),
             "block_class": keras.saving.get_registered_name(self.block_class),
-            "quantization": self.quantization,
+            "weights_type": self.weights_type,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GPT2:
         config = dict(config)
-        quantization = config.pop("quantization", None)
+        weights_type = config.pop("weights_type", "float")
         with keras.saving.CustomObjectScope(custom_objects or {}):
             if isinstance(config.get("dtype"), dict):
                 config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
             model = cls(**config)
-        if quantization:
-            model.quantize(quantization)
+        model.narrow(weights_type)
         return model
 
 

@@ -47,8 +47,9 @@ def export(
         seed: int, of `serving_default`.
         max_new_tokens_limit: int, the most that a request to `generate` may ask for;
             sequence_length - 1 if None.
-        weights: `"int8"` stores matrices as int8, a quarter of the size on disk and in memory; a
-            server without XLA is slower with them. None: as the model has them.
+        weights: `"int8"` or `"bfloat16"` stores the matrices so, a quarter or half of the size on
+            disk and in memory; a server without XLA is slower with them. None: as the model has
+            them.
 
     Returns:
         The path of the new version.
@@ -73,12 +74,10 @@ def export(
             f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
             f"Received: max_new_tokens_limit={limit}."
         )
-    if weights not in (None, "int8"):
-        raise ValueError(f"weights must be 'int8' or None. Received: weights={weights!r}.")
-    if weights and not model.quantization:
+    if weights not in (None, model.weights_type):
         copy = model.from_config(model.get_config())
         copy.set_weights(model.get_weights())
-        copy.quantize(weights)
+        copy.narrow(weights)
         model = copy
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)

@@ -84,9 +84,10 @@ def test_a_cache_written_in_place_gives_the_same(gpt2):
 
 @pytest.mark.parametrize("jit_compile", [True, False])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_int8_decoding_equals_int8_recomputing(rows, jit_compile):
+@pytest.mark.parametrize("weights", ["int8", "bfloat16"])
+def test_decoding_equals_recomputing_with_narrow_weights(weights, rows, jit_compile):
     model = random_weights(GPT2(311, 23, num_layers=2, num_heads=2, hidden_dim=32), scale=0.2)
-    model.quantize("int8")
+    model.narrow(weights)
     inputs = tensors((prompts()[:rows], *sampling(rows)))
     slow = decode_recomputing(model, inputs[0], Sampling(*inputs[1:]), 11, VOCABULARY)
     assert_same(Decoded(*compiled(model, _run, jit_compile, 11, VOCABULARY)(*inputs)), slow)

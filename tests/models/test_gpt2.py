@@ -294,20 +294,40 @@ def test_bad_token_ids_are_seen():
     assert np.isnan(logits[0, 1]).all() and np.isfinite(logits[1]).all()
 
 
-def test_int8(tmp_path):
-    model = random_weights(GPT2(101, 13, num_layers=2, num_heads=2, hidden_dim=32), scale=0.2)
+@pytest.mark.parametrize("weights_type, error", [("int8", 0.1), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_narrow_weights(tmp_path, weights_type, error, tied):
+    sizes = dict(num_layers=2, num_heads=2, hidden_dim=32, tie_weights=tied)
+    model = random_weights(GPT2(101, 13, **sizes), scale=0.2)
     ids = np.random.default_rng(0).integers(0, 101, (3, 7)).astype("int32")
     before = np.asarray(model(ids))
-    model.quantize("int8")
+    model.narrow(weights_type)
+    assert model.weights_type == weights_type
     after = np.asarray(model(ids))
-    assert 0 < np.abs(after - before).max() < 0.1 * before.std()
+    assert 0 < np.abs(after - before).max() < error * before.std()
     matrices = [
         w for w in model.weights if w.path.endswith(("kernel", "token_embedding/embeddings"))
     ]
     assert len(matrices) == 9
-    assert {keras.backend.standardize_dtype(w.dtype) for w in matrices} == {"int8"}
+    assert {keras.backend.standardize_dtype(w.dtype) for w in matrices} == {weights_type}
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(np.asarray(loaded(ids)), after)
+    other = "int8" if weights_type == "bfloat16" else "bfloat16"
+    with pytest.raises(ValueError, match=f"{weights_type} weights cannot become {other}"):
+        model.narrow(other)
+    with pytest.raises(ValueError, match="Weights must be float here.*token_embedding"):
+        model.to_bfloat16()
+
+
+def test_weights_that_cannot_be_narrow():
+    model = GPT2(**_sizes())
     with pytest.raises(ValueError, match="mode must be 'int8'. Received: mode='int4'"):
         model.quantize("int4")
+    with pytest.raises(ValueError, match="one of float, bfloat16, int8. Received: 'int3'"):
+        model.narrow("int3")
+    model.attention_blocks[0].layer.query_key_value.enable_lora(2)
+    for narrow in ("int8", "bfloat16"):
+        with pytest.raises(ValueError, match="LoRA must be merged.*lora_rank=2"):
+            model.narrow(narrow)
+    assert model.weights_type == "float", "all is as it was"

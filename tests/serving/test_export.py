@@ -329,23 +329,22 @@ def test_client_of_a_directory(model, tokenizer, version, tmp_path):
         kg.serving.SavedModelClient(tmp_path)
 
 
-def test_int8_export(tokenizer, tmp_path):
+@pytest.mark.parametrize("weights, share", [("int8", 0.45), ("bfloat16", 0.6)])
+def test_narrow_export(tokenizer, tmp_path, weights, share):
     from tests.conftest import random_weights
 
     model = random_weights(kg.GPT2(311, 23, num_layers=1, num_heads=2, hidden_dim=64), scale=0.2)
-    with pytest.raises(
-        ValueError, match="weights must be 'int8' or None. Received: weights='int3'"
-    ):
+    with pytest.raises(ValueError, match="one of float, bfloat16, int8. Received: 'int3'"):
         kg.serving.export(model, tokenizer, tmp_path, weights="int3")
-    version = kg.serving.export(model, tokenizer, tmp_path, weights="int8")
-    assert model.quantization is None, "the model itself stays as it was"
+    version = kg.serving.export(model, tokenizer, tmp_path, weights=weights)
+    assert model.weights_type == "float", "the model itself stays as it was"
     signatures = tf.saved_model.load(str(version)).signatures
     ids = np.random.default_rng(0).integers(0, 311, (2, 7)).astype("int32")
     logits = signatures["logits"](token_ids=tf.constant(ids))["logits"].numpy()
-    model.quantize("int8")
-    np.testing.assert_allclose(logits, np.asarray(model(ids)), atol=1e-5)
     size = (version / "variables" / "variables.data-00000-of-00001").stat().st_size
-    assert size < 0.45 * 4 * sum(int(np.prod(w.shape)) for w in model.weights)
+    assert size < share * 4 * sum(int(np.prod(w.shape)) for w in model.weights)
+    model.narrow(weights)
+    np.testing.assert_allclose(logits, np.asarray(model(ids)), atol=1e-5)
     prompt = tf.constant(["The king"])
     served = signatures["serving_default"](prompt=prompt)["text"].numpy()[0].decode()
     assert [served] == kg.generate(model, tokenizer, "The king", 22, temperature=0)

@@ -1,11 +1,11 @@
-"""Products with int8 matrices against the same product of floats."""
+"""Products with int8 and bfloat16 matrices against the same product of floats."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_gpt2.layers import Dense, TokenEmbedding
-from keras_gpt2.layers.int8 import int8_matmul
+from keras_gpt2.layers.narrow import narrow_matmul
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -15,15 +15,25 @@ def test_every_form_is_the_product_of_floats(rows, size):
     x = rng.normal(size=(rows, size)).astype("float32")
     kernel = rng.integers(-127, 128, (11, size)).astype("int8")
     scale = rng.uniform(50, 100, 11).astype("float32")
-    y = int8_matmul(keras.ops.array(x), keras.ops.array(kernel), scale)
+    y = narrow_matmul(keras.ops.array(x), keras.ops.array(kernel), scale)
     expected = x.astype("float64") @ (kernel.T / scale.astype("float64"))
     np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_bfloat16_is_the_product_of_its_values(rows):
+    rng = np.random.default_rng(rows)
+    x = rng.normal(size=(rows, 33)).astype("float32")
+    kernel = keras.ops.cast(rng.normal(size=(11, 33)), "bfloat16")
+    values = np.asarray(keras.ops.cast(kernel, "float32")).astype("float64")
+    y = narrow_matmul(keras.ops.array(x), kernel)
+    np.testing.assert_allclose(np.asarray(y), x.astype("float64") @ values.T, rtol=0, atol=1e-5)
 
 
 def test_nan_stays_nan():
     x = np.ones((1, 32), "float32")
     x[0, 0] = np.nan
-    assert np.isnan(np.asarray(int8_matmul(x, np.ones((3, 32), "int8"), np.ones(3)))).all()
+    assert np.isnan(np.asarray(narrow_matmul(x, np.ones((3, 32), "int8"), np.ones(3)))).all()
 
 
 def quantized_error(layer, x, **kwargs):
@@ -59,14 +69,14 @@ def test_token_embedding(tied, length):
 
 def test_one_row_keeps_the_type_of_its_input():
     x = keras.ops.ones((1, 32), "bfloat16")
-    y = int8_matmul(x, keras.ops.ones((3, 32), "int8"), keras.ops.ones(3))
+    y = narrow_matmul(x, keras.ops.ones((3, 32), "int8"), keras.ops.ones(3))
     assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
 
 
 def test_an_int8_layer_is_saved_and_takes_no_lora(tmp_path):
     model = keras.Sequential([keras.Input((32,)), Dense(13, name="only")])
     model.quantize("int8")
-    with pytest.raises(ValueError, match="LoRA must be enabled before quantization.*only"):
+    with pytest.raises(ValueError, match="Weights must be float here.*only"):
         model.layers[0].enable_lora(2)
     model.save(tmp_path / "int8.keras")
     x = np.random.default_rng(0).normal(size=(3, 32)).astype("float32")

@@ -1,0 +1,86 @@
+"""Products with matrices of int8 or bfloat16: less to keep and to read, inputs stay float.
+
+A matrix is held with one row per output; of int8, `W[:, o] = kernel[o] / scale[o]`. For one row of
+inputs, known when a graph is compiled for its shapes (XLA, JAX), the narrow values are what is read
+from memory. For more rows the matrix becomes floats first: XLA does that once before a loop and is
+as fast as with float32 weights; a graph without XLA does it for every product, which saves memory
+and costs time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
+    """`x W` for a matrix of narrow values.
+
+    Args:
+        x: float `(B, D)`.
+        kernel: int8 or bfloat16 `(V, D)`.
+        scale: float `(V,)`, what the values are to be divided by; None: nothing.
+
+    Returns:
+        `(B, V)` of the type of `x`.
+
+    Example:
+        >>> kernel = keras.ops.array([[2, 6], [-4, 8]], "int8")
+        >>> narrow_matmul(keras.ops.ones((1, 2)), kernel, keras.ops.array([2.0, 4.0])).numpy()
+        array([[4., 1.]], dtype=float32)
+    """
+    if x.shape[0] == 1:
+        kernel = _unknown(kernel, x)
+    product = ops.matmul(x, ops.transpose(ops.cast(kernel, x.dtype)))
+    return product if scale is None else product / ops.cast(scale, product.dtype)
+
+
+def _unknown(kernel: Any, x: Any) -> Any:
+    """`kernel`, but made from x as far as a compiler can know (where x has NaN, anything).
+
+    Of the kernel itself the floats would be made before a loop that does not change it, and two or
+    four times as much would be read in every turn; of this they are made inside the product.
+    """
+    zero = ops.isnan(x[0, 0])
+    if keras.backend.standardize_dtype(kernel.dtype) == "int8":
+        return kernel + ops.cast(zero, "int8")
+    bits = ops.view(kernel, "uint16") + ops.cast(zero, "uint16")
+    return ops.view(bits, "bfloat16")
+
+
+def check_plain(layer: Any) -> None:
+    """Raises ValueError if weights are narrow already, or LoRA is enabled: its part would go."""
+    check_float(layer)
+    if layer.lora_enabled:
+        raise ValueError(
+            "LoRA must be merged into the weights before they are made narrow. "
+            f"Received: {layer.path}, lora_rank={layer.lora_rank}."
+        )
+
+
+def check_float(layer: Any) -> None:
+    """Raises ValueError if the weights are narrow: they are neither trained nor changed again."""
+    if getattr(layer, "_is_quantized", False):
+        raise ValueError(
+            "Weights must be float here: int8 and bfloat16 ones stay as they are, and LoRA is "
+            f"trained and merged before. Received: {layer.path}, which has narrow weights."
+        )
+
+
+def in_bfloat16(layer: keras.Layer, variable: Any, values: Any) -> Any:
+    """A variable of `layer` of bfloat16 `values`, in the place of `variable`."""
+    layer._tracker.unlock()
+    layer._untrack_variable(variable)
+    new = layer.add_weight(
+        name=variable.name,
+        shape=values.shape,
+        initializer="zeros",
+        dtype="bfloat16",
+        autocast=False,
+        trainable=False,
+    )
+    layer._tracker.lock()
+    new.assign(ops.cast(values, "bfloat16"))
+    return new
