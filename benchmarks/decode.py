@@ -2,12 +2,13 @@
 
     PYTHONPATH=. python benchmarks/decode.py --python PEERS/bin/python
 
-GPT-2 124M with random weights, greedy: 64 + 128 tokens at batch 1 and 8, and 512 + 256 tokens at
-batch 1. Each program is a process of its own (decoders.py); in every round each runs each case
-once. Beside the medians: the share of the limit (weights' bytes over the memory bandwidth that was
-measured between the rounds, for one row), the ratio to the first program, the first call, and the
-process's peak memory. Programs with the same weights must give the same tokens; where one differs
-the place of the first difference is shown.
+GPT-2 124M with random weights, greedy: 64 + 128 tokens at batch 1 and 8, 512 + 256 tokens at batch
+1, and the reading of 1,023 tokens for the next one (in prompt tokens per second). Each program is a
+process of its own (decoders.py); in every round each runs each case once. Beside the medians: the
+ratio to the first program, the share of the limit (weights' bytes over the memory bandwidth that
+was measured between the rounds, for one row), the first call, and the process's peak memory while
+it generates (its program and weights included). Programs with the same weights must give the same
+tokens; where one differs the place of the first difference is shown.
 
 torch, transformers, ctranslate2, llama-cpp-python and gguf can live in another environment, which
 --python names. All of them: about 15 minutes on 2 cores.
@@ -30,9 +31,19 @@ from typing import Any
 import numpy as np
 from decoders import DECODERS, THREADS
 
-CASES = {"b1": (1, 64, 128), "b8": (8, 64, 128), "long": (1, 512, 256)}
+CASES = {
+    "b1": (1, 64, 128),
+    "b8": (8, 64, 128),
+    "long": (1, 512, 256),
+    "prefill": (1, 1023, 1),  # rows, prompt tokens, new tokens
+}
 HERE = ("keras_gpt2", "SavedModel", "KerasHub")  # what runs in this environment
-WEIGHTS = {"float32": 123_653_376 * 4, "int8": 123_653_376, "q8_0": 123_653_376 * 34 / 32}
+WEIGHTS = {
+    "float32": 123_653_376 * 4,
+    "bfloat16": 123_653_376 * 2,
+    "int8": 123_653_376,
+    "q8_0": 123_653_376 * 34 / 32,
+}
 
 
 class Decoder:
@@ -72,8 +83,12 @@ class Decoder:
         self.peak = answer["peak"]
 
     def speed(self, case: str) -> float:
-        batch, _, new = CASES[case]
-        return batch * new / statistics.median(self.seconds[case] or [float("inf")])
+        batch, length, new = CASES[case]
+        return (
+            batch
+            * (length if new == 1 else new)
+            / statistics.median(self.seconds[case] or [float("inf")])
+        )
 
     def close(self) -> None:
         self._process.kill()
@@ -152,7 +167,7 @@ def report(decoders: list[Decoder], cases: list[str], bandwidths: list[float]) -
     read = statistics.median(bandwidths)
     print(f"memory reads {read / 1e9:.1f} GB/s ({spread})\n")
     head = "".join(f"{case + ' tok/s':>12}{'ratio':>7}" for case in cases)
-    print(f"{'':22}{head}{'of limit':>10}{'first b1':>10}{'peak MB':>9}")
+    print(f"{'':22}{head}{'of limit':>10}{'first':>10}{'peak MB':>9}")
     reference = decoders[0]
     for decoder in decoders:
         if decoder.missing:

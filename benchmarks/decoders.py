@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -29,13 +28,12 @@ def prompt_ids(batch: int, length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 50000, (batch, length)).astype("int32")
 
 
-def ours(directory: Path, jit_compile: bool, weights: str | None = None) -> Run:
+def ours(directory: Path, jit_compile: bool, weights: str = "float") -> Run:
     import keras_gpt2 as kg
     from keras_gpt2.generation import generate_ids
 
     model = kg.GPT2.from_preset(directory / "hf")
-    if weights == "int8":
-        model.quantize("int8")
+    model.narrow(weights)
 
     def run(batch: int, length: int, new: int) -> Any:
         return generate_ids(
@@ -246,6 +244,7 @@ def write_gguf(source: Path, path: Path, kind: str) -> None:
 DECODERS: dict[str, Callable[[Path], Run]] = {
     "keras_gpt2 graph": lambda d: ours(d, False),
     "keras_gpt2 XLA": lambda d: ours(d, True),
+    "keras_gpt2 bfloat16 XLA": lambda d: ours(d, True, "bfloat16"),
     "keras_gpt2 int8 graph": lambda d: ours(d, False, "int8"),
     "keras_gpt2 int8 XLA": lambda d: ours(d, True, "int8"),
     "SavedModel": exported,
@@ -260,6 +259,16 @@ DECODERS: dict[str, Callable[[Path], Run]] = {
 }
 
 
+def memory(field: str) -> float:
+    """MB of this process now ("VmRSS"), or at most since `forget_peak` ("VmHWM")."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def main() -> None:
     name, directory = sys.argv[1], Path(sys.argv[2])
     out = os.fdopen(os.dup(1), "w")
@@ -272,12 +281,13 @@ def main() -> None:
         run = DECODERS[name](directory)
     except ImportError as error:
         return answer(missing=str(error))
+    forget_peak()  # that of loading
     answer(ready=True)
     for line in sys.stdin:
         start = time.perf_counter()
         ids = run(*json.loads(line))
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = memory("VmHWM")
         answer(seconds=seconds, peak=peak, ids=[int(i) for i in ids[-1]])
 
 
