@@ -31,22 +31,25 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
         >>> narrow_matmul(keras.ops.ones((1, 2)), kernel, keras.ops.array([2.0, 4.0])).numpy()
         array([[4., 1.]], dtype=float32)
     """
-    if x.shape[0] == 1:
-        kernel = _unknown(kernel, x)
+    unknown = ops.isnan(x[0, 0]) if x.shape[0] == 1 else None
+    if unknown is not None:
+        kernel = _made_from(unknown, kernel)
     product = ops.matmul(x, ops.transpose(ops.cast(kernel, x.dtype)))
-    return product if scale is None else product / ops.cast(scale, product.dtype)
+    if scale is not None:
+        return product / ops.cast(scale, product.dtype)
+    # Right behind a product, XLA would take a bias into it, and the matrix would be copied first.
+    return product if unknown is None else ops.where(unknown, float("nan"), product)
 
 
-def _unknown(kernel: Any, x: Any) -> Any:
-    """`kernel`, but made from x as far as a compiler can know (where x has NaN, anything).
+def _made_from(unknown: Any, kernel: Any) -> Any:
+    """`kernel` where `unknown` is False, as it is; but a compiler cannot know that.
 
     Of the kernel itself the floats would be made before a loop that does not change it, and two or
     four times as much would be read in every turn; of this they are made inside the product.
     """
-    zero = ops.isnan(x[0, 0])
     if keras.backend.standardize_dtype(kernel.dtype) == "int8":
-        return kernel + ops.cast(zero, "int8")
-    bits = ops.view(kernel, "uint16") + ops.cast(zero, "uint16")
+        return kernel + ops.cast(unknown, "int8")
+    bits = ops.view(kernel, "uint16") + ops.cast(unknown, "uint16")
     return ops.view(bits, "bfloat16")
 
 
