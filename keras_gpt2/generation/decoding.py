@@ -146,23 +146,44 @@ def decode(
         taken, decoded, last = ops.while_loop(right, choose, start)
         return step + taken, decoded, last, cache
 
-    def advance_or_check(step: Any, decoded: Decoded, last: Any, cache: Any, balance: Any) -> tuple:
+    if not num_draft_tokens:
+        start = (ops.array(1, "int32"), decoded, last, cache)
+        return ops.while_loop(going, advance, start)[1]
+
+    def guess(step: Any, decoded: Decoded, balance: Any) -> tuple[Any, Any]:
+        """Guesses `(B, K)`, and whether to check them now."""
         text = ops.concatenate([token_ids, decoded.token_ids], axis=1)
         guesses, found = look_up(text, length + step, num_draft_tokens)
         # Every row that goes on has a guess, and room for all of it.
         room = step + num_draft_tokens < sampling.max_new_tokens
-        ready = ops.logical_or(
-            ops.logical_and(found, room), ops.logical_not(active_rows(decoded, sampling, step))
-        )
-        guess = ops.logical_and(ops.all(ready), may_guess(balance))
-        state = step, decoded, last, cache
-        after = ops.cond(guess, lambda: check(guesses, *state), lambda: advance(*state))
-        return *after, update_balance(balance, guess, after[0] - step)
+        idle = ops.logical_not(active_rows(decoded, sampling, step))
+        ready = ops.all(ops.logical_or(ops.logical_and(found, room), idle))
+        return guesses, ops.logical_and(ready, may_guess(balance))
 
-    start = (ops.array(1, "int32"), decoded, last, cache)
-    if num_draft_tokens:
-        return ops.while_loop(going, advance_or_check, (*start, new_balance()))[1]
-    return ops.while_loop(going, advance, start)[1]
+    def turn(move: Any, checked: bool) -> Any:
+        """`move` while there is something (nothing) to check. Loops and no branch, through which
+        XLA would copy the cache."""
+
+        def moving(state: tuple, balance: Any, guesses: Any, ready: Any) -> Any:
+            return ops.logical_and(going(*state), ready == checked)
+
+        def run(state: tuple, balance: Any, guesses: Any, ready: Any) -> tuple:
+            after = move(guesses, *state)
+            balance = update_balance(balance, checked, after[0] - state[0])
+            return after, balance, *guess(after[0], after[1], balance)
+
+        return lambda *carried: ops.while_loop(moving, run, carried)
+
+    check_some = turn(check, True)
+    advance_some = turn(lambda guesses, *state: advance(*state), False)
+    state = (ops.array(1, "int32"), decoded, last, cache)
+    carried = (state, new_balance(), *guess(state[0], decoded, new_balance()))
+    carried = ops.while_loop(
+        lambda state, *_: going(*state),
+        lambda *carried: check_some(*advance_some(*carried)),
+        carried,
+    )
+    return carried[0][1]
 
 
 def decode_recomputing(

@@ -59,7 +59,7 @@ def may_guess(balance: Any) -> Any:
     return balance >= 0
 
 
-def update_balance(balance: Any, guessed: Any, taken: Any) -> Any:
-    """The balance after a pass that gave `taken` tokens; float32."""
-    gain = ops.where(guessed, ops.cast(taken, "float32") - _COST, _SHARE)
+def update_balance(balance: Any, checked: bool, taken: Any) -> Any:
+    """The balance after a pass that gave `taken` tokens, with or without guesses; float32."""
+    gain = ops.cast(taken, "float32") - _COST if checked else _SHARE
     return ops.minimum(balance + gain, 2 * _COST)
