@@ -79,6 +79,12 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         rows = take_rows(ops.convert_to_tensor(self.embeddings), ops.maximum(token_ids, 0))
         return ops.cast(rows, self.compute_dtype)  # (B, T, D)
 
+    def output_matrix(self) -> Any:
+        """The output product's matrix with a row for each token, `(V, D)`."""
+        if self.tie_weights:
+            return ops.convert_to_tensor(self.embeddings)
+        return ops.transpose(self.reverse_embeddings)
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class
 

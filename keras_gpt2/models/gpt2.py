@@ -199,6 +199,10 @@ class GPT2(keras.Model):
             x = feed_forward(x)
         return self.final_norm(x), new_cache
 
+    def hidden_states(self, token_ids: Any) -> Any:
+        """What the output product is applied to: ids `(B, T)` -> normalized `(B, T, D)`."""
+        return self._hidden_states(token_ids)[0]
+
     def new_cache(self, batch_size: Any, length: int) -> Cache:
         """Zeros for `length` places: a (key, value) pair of `(B, H, length, K)` for each layer."""
         shape = (batch_size, self.num_heads, length, self.hidden_dim // self.num_heads)
@@ -257,7 +261,12 @@ class GPT2(keras.Model):
         return self.token_embedding.quantization_mode
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.fit`, after a look at the token ids.
+        """`keras.Model.fit`, after `check_data`."""
+        self.check_data(x)
+        return super().fit(x, *args, **kwargs)
+
+    def check_data(self, x: Any) -> None:
+        """Raises ValueError if data for `fit` do not fit the model.
 
         Arrays are checked whole, a `keras.utils.PyDataset` by its first batch: what compiled code
         could only answer with NaN is an error here.
@@ -272,7 +281,6 @@ class GPT2(keras.Model):
                     "token_ids must have at most sequence_length positions. "
                     f"Received: {ids.shape[1]}, sequence_length={self.sequence_length}."
                 )
-        return super().fit(x, *args, **kwargs)
 
     @classmethod
     def from_preset(cls, preset: str | Path, load_weights: bool = True, **overrides: Any) -> GPT2:
