@@ -94,10 +94,11 @@ class NextTokenModel(keras.Model):
                     f"Received: {name}={kwargs[name]}."
                 )
         super().compile(optimizer, **kwargs)
+        # Built inside the first step, as Keras would, its variables would exist twice for a while.
+        self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         return self.gpt2.hidden_states(token_ids)
