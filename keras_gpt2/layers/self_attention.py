@@ -254,7 +254,7 @@ class SelfAttention(keras.layers.Layer):
         if training and not return_weights:
             # (B, H, T, T) is the largest thing here and cheap to compute again.
             values = rematerialized(
-                lambda *heads: self.attend(*heads, seen, training)[0], self._attend_variables()
+                lambda q, k, v: self.attend(q, k, v, seen, training)[0], self._attend_variables()
             )(query, key, value)
         else:
             values, weights = self.attend(query, key, value, seen, training)

@@ -21,7 +21,7 @@ def chunked_loss(
     matrix: Any,
     targets: Any,
     weights: Any = None,
-    chunk_size: int = 512,
+    chunk_size: int = 256,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     training: bool = True,

@@ -56,7 +56,7 @@ class NextTokenModel(keras.Model):
     def __init__(
         self,
         gpt2: Any,
-        chunk_size: int = 512,
+        chunk_size: int = 256,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         **kwargs: Any,
