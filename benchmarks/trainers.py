@@ -45,10 +45,8 @@ def ours(directory: Path, jit_compile: bool, rematerialize: bool = False) -> Ste
     import keras_gpt2 as kg
 
     model = kg.GPT2.from_preset(directory)
-    if rematerialize:
-        loaded = model
-        model = kg.GPT2.from_config({**loaded.get_config(), "rematerialize": True})
-        model.set_weights(loaded.get_weights())
+    for block in model.attention_blocks + model.feed_forward_blocks:
+        block.rematerialize = rematerialize  # as GPT2(rematerialize=True) does
     model = kg.training.NextTokenModel(model)
     model.compile(adamw(), jit_compile=jit_compile)
     return keras_step(model)

@@ -6,6 +6,7 @@ from keras_gpt2.training.evaluation import TextScore, score_tokens
 from keras_gpt2.training.metrics import Perplexity
 from keras_gpt2.training.next_token_model import NextTokenModel
 from keras_gpt2.training.optimizer import adamw
+from keras_gpt2.training.resumable import fit_resumable
 
 __all__ = [
     "NextTokenModel",
@@ -14,6 +15,7 @@ __all__ = [
     "adamw",
     "callbacks",
     "chunked_loss",
+    "fit_resumable",
     "save_model",
     "score_tokens",
 ]
