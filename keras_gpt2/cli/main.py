@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     train = add(
         "train",
         "train a tokenizer and a model on text files",
-        "Writes model.keras (the best so far), vocab.json, merges.txt, history.csv and what `resume` "
-        "needs.",
+        "Writes model.keras (the best so far), vocab.json, merges.txt, history.csv, and "
+        "checkpoints/ for `resume`.",
     )
     train.add_argument("--text", nargs="+", required=True, help="UTF-8 files, directories or globs")
     train.add_argument("--output", type=Path, required=True, help="new directory for the run")
