@@ -138,6 +138,59 @@ def test_errors_are_one_line(workplace, capsys, arguments, words, tmp_path, monk
     assert not list(tmp_path.iterdir()), "nothing half-made is left"
 
 
+def train_command(place, output, *more):
+    return [
+        "train", "--text", str(place / "book.txt"), "--output", str(output), "--dropout", "0.1",
+        "--tokenizer", str(place / "run"), "--num-layers", "1", "--num-heads", "2",
+        "--hidden-dim", "16", "--sequence-length", "16", "--batch-size", "4", "--epochs", "8",
+        "--checkpoint-seconds", "0", *more,
+    ]  # fmt: skip
+
+
+def test_resume_is_for_runs(workplace, tmp_path, capsys):
+    assert main(["resume", str(tmp_path)]) == 1
+    assert "must hold run.json" in capsys.readouterr().err
+    before = (workplace / "run" / "history.csv").read_bytes()
+    assert main(["resume", str(workplace / "run")]) == 0, "a run that has ended stays as it is"
+    assert (workplace / "run" / "history.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_resumed(workplace, tmp_path):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "XDG_CACHE_HOME": str(workplace / "cache"),
+    }
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "keras_gpt2", *arguments], env=environment, cwd=tmp_path,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def kill_after(process, number):
+        """With SIGKILL, as soon as a checkpoint of that step or a later one is there."""
+        while process.poll() is None:
+            steps = [int(p.stem[11:]) for p in (tmp_path / "run").glob("checkpoints/check*")]
+            if max(steps, default=0) >= number:
+                process.kill()
+        assert process.wait() == -9, process.stderr.read().decode()
+
+    kill_after(start(*train_command(workplace, tmp_path / "run")), 1)
+    kill_after(start("resume", "run"), 40)
+    kill_after(start("resume", "run"), 90)
+    assert start("resume", "run").wait() == 0
+    assert start(*train_command(workplace, tmp_path / "whole")).wait() == 0
+    tables = []
+    for name in ("run", "whole"):
+        with open(tmp_path / name / "history.csv", newline="") as file:
+            tables.append([{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)])
+    assert len(tables[0]) == 8
+    for row, expected in zip(*tables, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
+
+
 def test_wrong_usage_and_help(capsys):
     for arguments, code in (([], 2), (["fly"], 2), (["--help"], 0), (["train", "--help"], 0)):
         with pytest.raises(SystemExit) as stop:
@@ -160,7 +213,7 @@ def test_ctrl_c_keeps_the_model(workplace, tmp_path, monkeypatch, capsys):
          "--tokenizer", str(workplace / "run"), "--sequence-length", "16"]
     )  # fmt: skip
     assert code == 130 and calls
-    assert "the best model so far" in capsys.readouterr().out
+    assert "The best model so far" in capsys.readouterr().out
     keras.saving.load_model(tmp_path / "run" / "model.keras")
 
 

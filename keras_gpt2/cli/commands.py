@@ -11,7 +11,7 @@ from typing import Any
 
 import keras_gpt2 as kg
 from keras_gpt2.cli import quickstart as _quickstart
-from keras_gpt2.cli.run import load_run, save_run, train_run
+from keras_gpt2.cli.run import continue_run, load_run, save_run, train_run
 
 
 def quickstart(options: argparse.Namespace) -> None:
@@ -42,9 +42,14 @@ def train(options: argparse.Namespace) -> None:
         validation_fraction=options.validation_fraction,
         dtype=options.dtype,
         seed=options.seed,
+        checkpoint_seconds=options.checkpoint_seconds,
         tensorboard=options.tensorboard,
     )
     print(f"\nNext: keras-gpt2 generate {options.output} --prompt 'Once upon'")
+
+
+def resume(options: argparse.Namespace) -> None:
+    continue_run(options.output)
 
 
 def _sampling(options: argparse.Namespace) -> dict[str, Any]:

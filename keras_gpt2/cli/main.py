@@ -14,6 +14,7 @@ GPT-2 on your own text: train a model, let it write, and export it for TensorFlo
 
   keras-gpt2 quickstart                           the whole path on a built-in text, in 4 minutes
   keras-gpt2 train --text book.txt --output runs/book
+  keras-gpt2 resume runs/book                     after an interruption
   keras-gpt2 generate runs/book --prompt "Once upon"
   keras-gpt2 export runs/book saved_models/book
   keras-gpt2 query saved_models/book --prompt "Once upon"
@@ -97,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     train = add(
         "train",
         "train a tokenizer and a model on text files",
-        "Writes model.keras (the best so far), vocab.json, merges.txt and history.csv.",
+        "Writes model.keras (the best so far), vocab.json, merges.txt, history.csv, and "
+        "checkpoints/ for `resume`.",
     )
     train.add_argument("--text", nargs="+", required=True, help="UTF-8 files, directories or globs")
     train.add_argument("--output", type=Path, required=True, help="new directory for the run")
@@ -127,7 +129,20 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", default="float32", help="float32, mixed_bfloat16 or mixed_float16"
     )
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
+    train.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=300.0,
+        help="least time between two checkpoints, from which `resume` goes on",
+    )
     train.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+
+    resume = add(
+        "resume",
+        "go on with a training run that was stopped or killed",
+        "It ends as it would have without the interruption.",
+    )
+    resume.add_argument("output", type=Path, help="directory of the run")
 
     generate = add("generate", "continue a prompt with a trained model")
     generate.add_argument("model", help=_MODEL)

@@ -1,8 +1,9 @@
-"""A run's directory: model.keras, vocab.json, merges.txt, history.csv, curves.png."""
+"""A run's directory: run.json, model.keras, vocab.json, merges.txt, history.csv, checkpoints/."""
 
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 
 import keras_gpt2 as kg
+
+RUN = "run.json"  # the options of the run
 
 
 def load_run(name: str | Path) -> tuple[kg.GPT2, kg.BytePairTokenizer]:
@@ -42,77 +45,134 @@ def train_run(
     sizes: dict[str, Any],
     tokenizer: Path | None = None,
     vocabulary_size: int = 2048,
-    dropout: float = 0.1,
-    batch_size: int = 16,
-    epochs: int = 8,
-    learning_rate: float = 2e-3,
-    validation_fraction: float = 0.1,
-    dtype: str = "float32",
-    seed: int = 0,
-    tensorboard: bool = False,
+    **options: Any,
 ) -> tuple[Any, kg.BytePairTokenizer]:
-    """Trains into `output`; the best model is on disk after every epoch.
+    """Begins a run in `output` and trains it to its end; see `continue_run` for its options.
 
     Returns:
         The best model and the tokenizer.
     """
     require_no_model(output)
-    if epochs < 1:
-        raise ValueError(f"--epochs must be at least 1. Received: {epochs}.")
-    keras.utils.set_random_seed(seed)
-
+    if (output / RUN).exists():
+        raise FileExistsError(
+            f"The output must not hold a run already: {output / RUN}. Go on with it by "
+            f"`keras-gpt2 resume {output}`, or name another directory."
+        )
+    if options.get("epochs", 1) < 1:
+        raise ValueError(f"--epochs must be at least 1. Received: {options['epochs']}.")
+    paths = kg.data.find_files(files)
     if tokenizer is None:
-        paths = kg.data.find_files(files)
         print(f"Training a tokenizer of {vocabulary_size} tokens on {len(paths)} file(s)")
         bpe = kg.BytePairTokenizer.train(paths, vocabulary_size)
     else:
         bpe = kg.BytePairTokenizer.from_directory(tokenizer)
-    training, validation = kg.data.text_datasets(
-        list(files), bpe, sizes["sequence_length"], batch_size, validation_fraction, seed
+    model = build(bpe, sizes, **options)  # before anything is written: arguments may be wrong
+    datasets = load_data(paths, bpe, sizes, **options)
+    bpe.save(output)
+    options = {"files": [str(path.resolve()) for path in paths], "sizes": sizes, **options}
+    write_whole(output / RUN, json.dumps(options, indent=1))
+    return finish_run(output, bpe, model, datasets, **options)
+
+
+def continue_run(output: Path) -> tuple[Any, kg.BytePairTokenizer]:
+    """Trains a run that was stopped, or killed, to its end, as if it had not been.
+
+    Returns:
+        The best model and the tokenizer.
+    """
+    if not (output / RUN).exists():
+        raise FileNotFoundError(
+            f"A run to go on with must hold {RUN}, which `keras-gpt2 train` writes. "
+            f"Received: {output}."
+        )
+    options = json.loads((output / RUN).read_text(encoding="utf-8"))
+    bpe = kg.BytePairTokenizer.from_directory(output)
+    model = build(bpe, **options)
+    datasets = load_data(paths=options["files"], bpe=bpe, **options)
+    return finish_run(output, bpe, model, datasets, **options)
+
+
+def build(
+    bpe: kg.BytePairTokenizer,
+    sizes: dict[str, Any],
+    dropout: float = 0.1,
+    dtype: str = "float32",
+    seed: int = 0,
+    **_: Any,
+) -> kg.GPT2:
+    keras.utils.set_random_seed(seed)
+    return kg.GPT2(bpe.vocabulary_size, **sizes, dropout=dropout, dtype=dtype)
+
+
+def load_data(
+    paths: Sequence[str | Path],
+    bpe: kg.BytePairTokenizer,
+    sizes: dict[str, Any],
+    batch_size: int = 16,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    **_: Any,
+) -> tuple[kg.data.WindowDataset, kg.data.WindowDataset | None]:
+    return kg.data.text_datasets(
+        paths, bpe, sizes["sequence_length"], batch_size, validation_fraction, seed
     )
+
+
+def finish_run(
+    output: Path,
+    bpe: kg.BytePairTokenizer,
+    gpt2: kg.GPT2,
+    datasets: tuple[kg.data.WindowDataset, kg.data.WindowDataset | None],
+    epochs: int = 8,
+    learning_rate: float = 2e-3,
+    checkpoint_seconds: float = 300.0,
+    tensorboard: bool = False,
+    **_: Any,
+) -> tuple[Any, kg.BytePairTokenizer]:
+    """Trains from the last checkpoint in `output`, or from the start if there is none."""
+    training, validation = datasets
     num_validation = validation.num_tokens if validation is not None else 0
     print(f"{training.num_tokens} tokens for training, {num_validation} for validation")
-
-    model = kg.GPT2(bpe.vocabulary_size, **sizes, dropout=dropout, dtype=dtype)
-    print(f"A model of {model.count_params() / 1e6:.2f} million weights\n")
+    print(f"A model of {gpt2.count_params() / 1e6:.2f} million weights\n")
     total_steps = epochs * len(training)
+    model = kg.training.NextTokenModel(gpt2)
     model.compile(
         kg.training.adamw(
-            model, learning_rate, total_steps, warmup_steps=min(100, total_steps // 10)
+            gpt2, learning_rate, total_steps, warmup_steps=min(100, total_steps // 10)
         ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=[kg.training.Perplexity()],
         jit_compile=True,  # Keras's "auto" leaves XLA off on CPUs, where it pays too
     )
-    bpe.save(output)
     start = time.monotonic()
     try:
-        model.fit(
-            training,
-            validation_data=validation,
-            epochs=epochs,
-            shuffle=False,  # the dataset shuffles; Keras would shuffle its batches again
-            callbacks=kg.training.callbacks(output, tensorboard),
+        kg.training.fit_resumable(
+            model, training, output, epochs, validation, checkpoint_seconds, tensorboard
         )
     except KeyboardInterrupt:
+        print(f"\nStopped. Go on with: keras-gpt2 resume {output}")
         if not (output / "model.keras").exists():
-            kg.training.save_model(model, output / "model.keras")
-        print(f"\nStopped; the best model so far is {output / 'model.keras'}")
+            kg.training.save_model(gpt2, output / "model.keras")
+        print(f"The best model so far is {output / 'model.keras'}")
         raise
     if not (output / "model.keras").exists():
         raise RuntimeError("The loss was not a number from the first epoch on: no model was kept.")
     print(f"\nTrained in {time.monotonic() - start:.0f} s; the best model is in {output}")
 
-    model, bpe = load_run(output)
+    best, bpe = load_run(output)
     if validation is not None:
         unigram = kg.data.unigram_perplexity(
             training.token_ids, validation.token_ids, bpe.vocabulary_size
         )
-        score = kg.training.score_tokens(model, validation.token_ids, sizes["sequence_length"])
+        score = kg.training.score_tokens(best, validation.token_ids, gpt2.sequence_length)
         print(f"Validation perplexity {score.perplexity:.1f}; of a unigram model {unigram:.1f}")
         if draw_curves(output, unigram):
             print(f"Curves: {output / 'curves.png'}")
-    return model, bpe
+    return best, bpe
+
+
+def write_whole(path: Path, content: str) -> None:
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)
 
 
 def draw_curves(output: Path, unigram: float) -> bool:

@@ -93,6 +93,13 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             logits = ops.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
         return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))  # (B, T, V)
 
+    def output_matrix(self) -> Any:
+        """The output product's matrix with a row for each token, `(V, D)`, to train it."""
+        check_float(self)
+        if self.tie_weights:
+            return ops.convert_to_tensor(self.embeddings)
+        return ops.transpose(self.reverse_embeddings)
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         check_plain(self)
         super().quantize(mode, type_check=False, config=config)  # Keras's asks for its own class

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_gpt2.layers.dense import Dense
+from keras_gpt2.layers.rematerialization import rematerialized
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
@@ -92,8 +93,18 @@ class FeedForward(keras.layers.Layer):
         self.project.build((*input_shape[:-1], self.intermediate_dim))
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        x = self.activation(self.expand(x))  # (..., intermediate_dim)
-        return self.project(self.activation_dropout(x, training=training))  # (..., D)
+        x = self.expand(x)  # (..., intermediate_dim)
+        if not training:
+            return self._activate_and_project(x)
+        # Of the wide values one is enough to keep; the activation is cheap to compute again.
+        return rematerialized(
+            lambda x: self._activate_and_project(x, training=True),
+            [*self.activation_dropout.variables, *self.project.variables],
+        )(x)
+
+    def _activate_and_project(self, x: Any, training: bool = False) -> Any:
+        x = self.activation_dropout(self.activation(x), training=training)
+        return self.project(x, training=training)  # (..., D)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape

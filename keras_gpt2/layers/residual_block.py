@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_gpt2.layers.layer_normalization import LayerNormalization
+from keras_gpt2.layers.rematerialization import rematerialized
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
@@ -28,6 +29,8 @@ class ResidualBlock(keras.layers.Wrapper):
             `1 / sqrt(D)`.
         dropout: float in [0, 1), share of F's output dropped in training.
         epsilon: float > 0, of the layer normalization.
+        rematerialize: bool; in training, keeps nothing but `x` and computes all else again in the
+            backward pass.
 
     Call arguments:
         x: `(..., D)`.
@@ -55,6 +58,7 @@ class ResidualBlock(keras.layers.Wrapper):
         scale: float | str | None = None,
         dropout: float = 0.0,
         epsilon: float = 1e-5,
+        rematerialize: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(inner, **kwargs)
@@ -71,6 +75,7 @@ class ResidualBlock(keras.layers.Wrapper):
         self.scale = scale
         self.dropout = dropout
         self.epsilon = epsilon
+        self.rematerialize = rematerialize
         self.supports_masking = True
         self._inner_takes_mask = "mask" in inspect.signature(inner.call).parameters
 
@@ -101,7 +106,13 @@ class ResidualBlock(keras.layers.Wrapper):
             given.update(cache=cache, position=position)
         if return_weights:
             given["return_weights"] = True
-        inner = self.layer(self.norm(x) if self.normalization == "pre" else x, **given)
+        if self.rematerialize and training:
+            return rematerialized(lambda x: self._add(x, given, training), self.variables)(x)
+        return self._add(x, given, training)
+
+    def _add(self, x: Any, given: dict[str, Any], training: bool | None) -> Any:
+        inner = self.norm(x) if self.normalization == "pre" else x
+        inner = self.layer(inner, **given, training=training)
         inner, *others = inner if isinstance(inner, tuple) else (inner,)
         y = x + self.output_dropout(inner, training=training)  # (..., D)
         if self.scale == "rsqrt_dim":
@@ -123,6 +134,7 @@ class ResidualBlock(keras.layers.Wrapper):
             "scale": self.scale,
             "dropout": self.dropout,
             "epsilon": self.epsilon,
+            "rematerialize": self.rematerialize,
         }
 
     @classmethod

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_gpt2.layers.dense import Dense
+from keras_gpt2.layers.rematerialization import rematerialized
 
 
 def dot_product_attention(
@@ -214,6 +215,11 @@ class SelfAttention(keras.layers.Layer):
 
         return dot_product_attention(query, key, value, mask, dropout=dropout)
 
+    def _attend_variables(self) -> list[Any]:
+        """The variables that `attend` may use: all that are not of `project` and `merge`."""
+        others = self.query_key_value.variables + self.output_projection.variables
+        return [v for v in self.variables if not any(v is other for other in others)]
+
     def merge(self, values: Any) -> Any:
         """`(B, H, T, K)` -> `(B, T, D)`."""
         hidden_dim = self.output_projection.units
@@ -245,7 +251,13 @@ class SelfAttention(keras.layers.Layer):
         if mask is not None:
             mask = ops.cast(mask, "bool")[:, None, None, :]  # (B, 1, 1, S)
             seen = mask if seen is None else ops.logical_and(mask, seen)
-        values, weights = self.attend(query, key, value, seen, training)
+        if training and not return_weights:
+            # (B, H, T, T) is the largest thing here and cheap to compute again.
+            values = rematerialized(
+                lambda q, k, v: self.attend(q, k, v, seen, training)[0], self._attend_variables()
+            )(query, key, value)
+        else:
+            values, weights = self.attend(query, key, value, seen, training)
         results = [self.merge(values)]
         if cache is not None:
             results.append(cache)

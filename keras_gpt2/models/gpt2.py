@@ -49,6 +49,8 @@ class GPT2(keras.Model):
         activation: the feed-forward networks' activation.
         epsilon: float > 0, of all layer normalizations.
         tie_weights: bool; False gives the output product a matrix of its own.
+        rematerialize: bool; in training, keeps the input of each block only and computes the rest
+            again in the backward pass: less memory, about a third more time.
         attention_class: class called as `CausalSelfAttention` is; registered with Keras if the
             model is to be saved.
         block_class: class called as `ResidualBlock` is; registered likewise.
@@ -84,6 +86,7 @@ class GPT2(keras.Model):
         activation: Any = "gelu_tanh",
         epsilon: float = 1e-5,
         tie_weights: bool = True,
+        rematerialize: bool = False,
         attention_class: type | str | None = None,
         block_class: type | str | None = None,
         dtype: Any = None,
@@ -157,6 +160,7 @@ class GPT2(keras.Model):
                         epsilon=epsilon,
                         dtype=dtype,
                         name=f"{layer.name}_{i}",
+                        **({"rematerialize": True} if rematerialize else {}),
                     )
                 )
         self.final_norm = LayerNormalization(epsilon, dtype=dtype, name="final_norm")
@@ -177,6 +181,7 @@ class GPT2(keras.Model):
         self.dropout = dropout
         self.epsilon = epsilon
         self.tie_weights = tie_weights
+        self.rematerialize = rematerialize
         self.activation = activation
         self.attention_class = attention_class
         self.block_class = block_class
@@ -201,6 +206,10 @@ class GPT2(keras.Model):
                 new_cache.append(layer_cache)
             x = feed_forward(x)
         return self.final_norm(x), new_cache
+
+    def hidden_states(self, token_ids: Any) -> Any:
+        """What the output product is applied to: ids `(B, T)` -> normalized `(B, T, D)`."""
+        return self._hidden_states(token_ids)[0]
 
     def new_cache(self, batch_size: Any, length: int) -> Cache:
         """Zeros for `length` places: a (key, value) pair of `(B, H, length, K)` for each layer."""
@@ -303,7 +312,12 @@ class GPT2(keras.Model):
             self.to_bfloat16()
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.fit`, after a look at the token ids.
+        """`keras.Model.fit`, after `check_data`."""
+        self.check_data(x)
+        return super().fit(x, *args, **kwargs)
+
+    def check_data(self, x: Any) -> None:
+        """Raises ValueError if data for `fit` do not fit the model.
 
         Arrays are checked whole, a `keras.utils.PyDataset` by its first batch: what compiled code
         could only answer with NaN is an error here.
@@ -318,7 +332,6 @@ class GPT2(keras.Model):
                     "token_ids must have at most sequence_length positions. "
                     f"Received: {ids.shape[1]}, sequence_length={self.sequence_length}."
                 )
-        return super().fit(x, *args, **kwargs)
 
     @classmethod
     def from_preset(cls, preset: str | Path, load_weights: bool = True, **overrides: Any) -> GPT2:
@@ -366,6 +379,7 @@ class GPT2(keras.Model):
             else keras.activations.serialize(activation),
             "epsilon": self.epsilon,
             "tie_weights": self.tie_weights,
+            "rematerialize": self.rematerialize,
             "attention_class": keras.saving.get_registered_name(self.attention_class),
             "block_class": keras.saving.get_registered_name(self.block_class),
             "weights_type": self.weights_type,

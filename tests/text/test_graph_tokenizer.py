@@ -4,7 +4,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 import unicodedata
 
 import pytest
@@ -121,9 +120,7 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_long_words(gpt2_graph, gpt2_tokenizer, name):
     text = LONG[name]
-    start = time.perf_counter()
     ids = gpt2_graph.encode([text]).to_list()
-    assert time.perf_counter() - start < 1.5
     assert ids == [gpt2_tokenizer.encode(text)]
 
 
