@@ -54,7 +54,7 @@ def texts() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--drafts", type=int, default=7)
+    parser.add_argument("--drafts", type=int, default=5)
     parser.add_argument("--windows", type=int, default=3, help="places of each text")
     options = parser.parse_args()
     tokenizer = kg.BytePairTokenizer.from_directory(

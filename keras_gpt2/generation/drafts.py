@@ -11,13 +11,16 @@ from typing import Any
 
 from keras import ops
 
-_SAME = 3  # tokens that must have been there before, in this order
-_COST = 2.5  # a pass over last token and guesses takes so many times the time of one token
+_SHORTEST, _LONGEST = 2, 4  # how many last tokens must have been there before, and are looked at
+_COST = 2.0  # a pass over last token and guesses takes so many times the time of one token
 _SHARE = 0.03  # of the time that guesses may cost where none is right
 
 
 def look_up(tokens: Any, end: Any, count: int) -> tuple[Any, Any]:
-    """What followed the last time the text's last three tokens were there.
+    """What followed where the text was last as it is now.
+
+    Of the places behind which the last two tokens, or more up to four, were there before, the one
+    with most of them, and of these the last.
 
     Args:
         tokens: int32 `(B, S)`, negative where there is none.
@@ -35,15 +38,19 @@ def look_up(tokens: Any, end: Any, count: int) -> tuple[Any, Any]:
     Source: Yang et al. 2023, "Inference with Reference: Lossless Acceleration of Large Language
     Models"; Saxena 2023, "Prompt Lookup Decoding".
     """
-    places = ops.arange(ops.shape(tokens)[1], dtype="int32")  # (S,)
-    # At least one place behind the three is known, which keeps what `roll` brings round out.
-    same = ops.logical_and(places + _SAME < end, tokens >= 0)
-    for i in range(_SAME):
-        last = ops.take(tokens, ops.reshape(end - _SAME + i, (1,)), axis=1)  # (B, 1)
-        same = ops.logical_and(same, ops.roll(tokens, -i, axis=1) == last)
-    start = ops.max(ops.where(same, places, -1), axis=1, keepdims=True)  # (B, 1)
-    found = start >= 0
-    behind = ops.where(found, start + _SAME, 0)
+    size = ops.shape(tokens)[1]
+    places = ops.arange(size, dtype="int32")  # (S,)
+    same = places < end - 1
+    number = ops.zeros_like(tokens)  # of tokens up to here that are the text's last ones
+    for i in range(_LONGEST):
+        last = ops.take(tokens, ops.reshape(ops.maximum(end - 1 - i, 0), (1,)), axis=1)  # (B, 1)
+        equal = ops.logical_and(ops.roll(tokens, i, axis=1) == last, last >= 0)
+        same = ops.logical_and(same, equal)
+        number = number + ops.cast(same, "int32")
+    rank = ops.where(number >= _SHORTEST, number * size + places, -1)
+    best = ops.max(rank, axis=1, keepdims=True)  # (B, 1)
+    found = best >= 0
+    behind = ops.where(found, best % size + 1, 0)
     period = ops.maximum(end - behind, 1)
     wanted = behind + ops.arange(count, dtype="int32")[None] % period  # (B, K)
     return ops.take_along_axis(tokens, wanted, axis=1), found[:, 0]

@@ -102,7 +102,7 @@ def generate(
             chosen: `keras_gpt2.generation.RepetitionPenalty` and others, or one's own. The same
             objects (equal ones of ours) compile once.
         num_draft_tokens: int >= 0, how many tokens to guess from the text so far and check in one
-            pass: the same text, sooner where it repeats itself; 0 is off, 7 a good number.
+            pass: the same text, sooner where it repeats itself; 0 is off, 5 a good number.
         num_beams: int >= 1; with more than 1, beam search for the likeliest text.
         length_penalty: float >= 0, of beam search: texts are compared by log-probability divided
             by their number of tokens to this power.
