@@ -21,7 +21,7 @@ from keras_gpt2.layers import (
     TokenEmbedding,
 )
 from keras_gpt2.layers.narrow import check_plain
-from keras_gpt2.models import lora
+from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 
 WEIGHTS_TYPES = ("float", "bfloat16", "int8")
@@ -363,6 +363,32 @@ class GPT2(keras.Model):
                     "token_ids must have at most sequence_length positions. "
                     f"Received: {ids.shape[1]}, sequence_length={self.sequence_length}."
                 )
+
+    @staticmethod
+    def layout_map(device_mesh: Any, axis: str = "model") -> Any:
+        """Where the weights lie if `keras.distribution.ModelParallel` splits a GPT2 over devices.
+
+        Args:
+            device_mesh: `keras.distribution.DeviceMesh`.
+            axis: name of its axis over which matrices are split; the axis' size must divide
+                hidden_dim and intermediate_dim.
+
+        Returns:
+            A `keras.distribution.LayoutMap`. Normalizations and the biases behind a sum over
+            devices are on all of them.
+
+        Raises:
+            ValueError: if the mesh has no such axis.
+
+        Example:
+            >>> mesh = keras.distribution.DeviceMesh((1, 8), ["batch", "model"])  # doctest: +SKIP
+            >>> layouts = GPT2.layout_map(mesh)  # doctest: +SKIP
+            >>> split = keras.distribution.ModelParallel(layout_map=layouts)  # doctest: +SKIP
+            >>> keras.distribution.set_distribution(split)  # doctest: +SKIP
+
+        Source: Shoeybi et al. 2019, "Megatron-LM", section 3.
+        """
+        return layout.layout_map(device_mesh, axis)
 
     @classmethod
     def from_preset(cls, preset: str | Path, load_weights: bool = True, **overrides: Any) -> GPT2:
