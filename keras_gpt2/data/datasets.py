@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+from keras_gpt2.data.bpe_dropout import DropoutTokenizer, DropoutWindowDataset
 from keras_gpt2.data.text_files import StrPath, find_files
 from keras_gpt2.data.token_cache import Tokenizer, cached_token_ids, default_cache_dir
 from keras_gpt2.data.windows import WindowDataset
@@ -17,6 +19,7 @@ def text_datasets(
     seed: int = 0,
     cache_dir: StrPath | None = None,
     progress: bool = True,
+    bpe_dropout: float = 0.0,
 ) -> tuple[WindowDataset, WindowDataset | None]:
     """Tokenizes text files once, and splits the ids into training and validation windows.
 
@@ -33,6 +36,8 @@ def text_datasets(
         validation_fraction: float in [0, 1).
         cache_dir: directory; None is `keras_gpt2` under `$XDG_CACHE_HOME` or `~/.cache`.
         progress: shows a progress bar while tokenizing, on a terminal.
+        bpe_dropout: float in [0, 1), share of the merges left out, drawn anew whenever a training
+            window is read; see `DropoutWindowDataset`. 0.1 is usual, against overfitting.
 
     Returns:
         `(train, validation)`, both `WindowDataset`: one shuffled anew every epoch, one fixed.
@@ -54,10 +59,18 @@ def text_datasets(
             "validation_fraction must lie in [0, 1). "
             f"Received: validation_fraction={validation_fraction}."
         )
+    if not 0 <= bpe_dropout < 1:
+        raise ValueError(f"bpe_dropout must lie in [0, 1). Received: bpe_dropout={bpe_dropout}.")
     directory = default_cache_dir() if cache_dir is None else Path(cache_dir)
     ids = cached_token_ids(find_files(files), tokenizer, directory, progress)
     split = len(ids) - round(validation_fraction * len(ids))
-    train = WindowDataset(ids[:split], sequence_length, batch_size, shuffle=True, seed=seed)
+    training = (ids[:split], sequence_length, batch_size, True, seed)
+    if bpe_dropout:
+        train: WindowDataset = DropoutWindowDataset(
+            *training, tokenizer=cast(DropoutTokenizer, tokenizer), bpe_dropout=bpe_dropout
+        )
+    else:
+        train = WindowDataset(*training)
     if validation_fraction == 0:
         return train, None
     return train, WindowDataset(ids[split:], sequence_length, batch_size)

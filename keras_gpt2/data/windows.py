@@ -103,8 +103,12 @@ class WindowDataset(keras.utils.PyDataset):
         if self._unseen is not None:
             self._unseen.discard(index)
         starts = self._starts[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = self._windows[starts].astype(np.int32)  # (batch_size, sequence_length + 1)
+        rows = self._rows(starts)
         return rows[:, :-1], rows[:, 1:]
+
+    def _rows(self, starts: np.ndarray) -> np.ndarray:
+        """The windows at these places, int32 (batch_size, sequence_length + 1)."""
+        return self._windows[starts].astype(np.int32)
 
     def on_epoch_begin(self) -> None:
         """Called by Keras before a pass, or a part of one (`steps_per_epoch`)."""

@@ -24,12 +24,23 @@ class Dense(keras.layers.Dense):
 
     _kernel: Any
     dtype_policy: Any
+    lora_rank: Any
+    lora_alpha: Any
     in_bfloat16 = False
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.in_bfloat16:
             return self._affine(inputs, lambda rows: narrow_matmul(rows, self._kernel.value))
-        return self._affine(inputs, lambda rows: ops.matmul(rows, self.kernel))
+        return self._affine(inputs, self._with_lora if self.lora_enabled else self._plain)
+
+    def _plain(self, rows: Any) -> Any:
+        return ops.matmul(rows, self._kernel)
+
+    def _with_lora(self, rows: Any) -> Any:
+        # Keras adds the two matrices first; then its backward pass has to form a gradient as large
+        # as the frozen kernel.
+        low = ops.matmul(ops.matmul(rows, self.lora_kernel_a), self.lora_kernel_b)
+        return self._plain(rows) + self.lora_alpha / self.lora_rank * low
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         return self._affine(
@@ -60,6 +71,28 @@ class Dense(keras.layers.Dense):
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
         check_float(self)
         super().enable_lora(*args, **kwargs)
+
+    def merged_kernel(self) -> Any:
+        """`W + alpha / rank A B`, in the type of W, where LoRA is enabled."""
+        low = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
+        return self._kernel + ops.cast(self.lora_alpha / self.lora_rank * low, self._kernel.dtype)
+
+    def merge_lora(self) -> None:
+        """Adds what LoRA has learnt to the kernel, and removes its two matrices."""
+        self._kernel.assign(self.merged_kernel())
+        self._tracker.unlock()
+        for weight in (self.lora_kernel_a, self.lora_kernel_b):
+            self._untrack_variable(weight)
+        del self.lora_kernel_a, self.lora_kernel_b
+        self._tracker.lock()
+        self.lora_enabled = False
+        self.lora_rank = self.lora_alpha = None
+
+    def _get_kernel_with_merged_lora(self) -> tuple[Any, Any, Any]:
+        # What is saved. Keras's rounds it to the type of computation, also where W is float32.
+        if self.lora_enabled:
+            return self.merged_kernel(), None, None
+        return super()._get_kernel_with_merged_lora()
 
     def _affine(self, inputs: Any, product: Any) -> Any:
         # Keras's product of three axes with two asks for shapes at run time, a dozen small

@@ -93,6 +93,11 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             logits = ops.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
         return ops.reshape(logits, (*ops.shape(inputs)[:-1], self.input_dim))  # (B, T, V)
 
+    @property
+    def output_weight(self) -> Any:
+        """The variable that `output_matrix` is made of."""
+        return self._embeddings if self.tie_weights else self.reverse_embeddings
+
     def output_matrix(self) -> Any:
         """The output product's matrix with a row for each token, `(V, D)`, to train it."""
         check_float(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_gpt2.layers import (
     TokenEmbedding,
 )
 from keras_gpt2.layers.narrow import check_plain
+from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 
 WEIGHTS_TYPES = ("float", "bfloat16", "int8")
@@ -250,6 +252,35 @@ class GPT2(keras.Model):
         logits = self.token_embedding(hidden[:, -1:], reverse=True)  # (B, 1, V)
         return logits[:, 0], cache
 
+    def enable_lora(self, rank: int, targets: Sequence[str] = lora.TARGETS) -> int:
+        """Freezes the model, but for a product `A B` of rank `rank` added to each target kernel.
+
+        Keras's `enable_lora`, layer by layer, before `compile`. What is saved or exported has the
+        products added to the kernels; `merge_lora` does so for good.
+
+        Args:
+            rank: int >= 1; A has shape `(inputs, rank)`, and B, `(rank, outputs)`, begins as 0.
+            targets: names of layers, some of `"query_key_value"`, `"output_projection"` (of the
+                attention), `"expand"` and `"project"` (of the feed-forward networks).
+
+        Returns:
+            The count of numbers that are trained now.
+
+        Raises:
+            ValueError: if an argument breaks its rule, LoRA is enabled or the weights are narrow.
+
+        Example:
+            >>> GPT2.from_preset("gpt2-tiny").enable_lora(2, ["query_key_value"])
+            1024
+
+        Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+        """
+        return lora.enable_lora(self, rank, targets)
+
+    def merge_lora(self) -> None:
+        """Adds what LoRA has learnt to the kernels; the model is as without it, and trainable."""
+        lora.merge_lora(self)
+
     def quantize(self, mode: str, **kwargs: Any) -> None:
         """`keras.Model.quantize`: `"int8"` makes the matrices a quarter of their size.
 
@@ -332,6 +363,32 @@ class GPT2(keras.Model):
                     "token_ids must have at most sequence_length positions. "
                     f"Received: {ids.shape[1]}, sequence_length={self.sequence_length}."
                 )
+
+    @staticmethod
+    def layout_map(device_mesh: Any, axis: str = "model") -> Any:
+        """Where the weights lie if `keras.distribution.ModelParallel` splits a GPT2 over devices.
+
+        Args:
+            device_mesh: `keras.distribution.DeviceMesh`.
+            axis: name of its axis over which matrices are split; the axis' size must divide
+                hidden_dim and intermediate_dim.
+
+        Returns:
+            A `keras.distribution.LayoutMap`. Normalizations and the biases behind a sum over
+            devices are on all of them.
+
+        Raises:
+            ValueError: if the mesh has no such axis.
+
+        Example:
+            >>> mesh = keras.distribution.DeviceMesh((1, 8), ["batch", "model"])  # doctest: +SKIP
+            >>> layouts = GPT2.layout_map(mesh)  # doctest: +SKIP
+            >>> split = keras.distribution.ModelParallel(layout_map=layouts)  # doctest: +SKIP
+            >>> keras.distribution.set_distribution(split)  # doctest: +SKIP
+
+        Source: Shoeybi et al. 2019, "Megatron-LM", section 3.
+        """
+        return layout.layout_map(device_mesh, axis)
 
     @classmethod
     def from_preset(cls, preset: str | Path, load_weights: bool = True, **overrides: Any) -> GPT2:

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_gpt2.generation import Sampling
+from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving.readme import write_readme
 from keras_gpt2.serving.signatures import ServedGPT2
 
@@ -74,6 +75,7 @@ def export(
             f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
             f"Received: max_new_tokens_limit={limit}."
         )
+    model = without_lora(model)
     if weights not in (None, model.weights_type):
         copy = model.from_config(model.get_config())
         copy.set_weights(model.get_weights())

@@ -56,8 +56,18 @@ class BytePairTokenizer:
         self._model = models.BPE(dict(vocabulary), self._merges)
         self._tokenizer = Tokenizer(self._model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._dropping: dict[float, Any] = {}
         self.vocabulary_size = len(self._tokens)
         self.end_of_text_id = vocabulary.get(END_OF_TEXT)
+
+    @classmethod
+    def of_bytes(cls) -> "BytePairTokenizer":
+        """The tokenizer without merges: ids 0..255 are a text's bytes, 256 is `<|endoftext|>`.
+
+        >>> BytePairTokenizer.of_bytes().encode("A b")
+        [65, 32, 98]
+        """
+        return cls({**_alphabet(), END_OF_TEXT: 256}, [])
 
     @classmethod
     def train(
@@ -170,8 +180,14 @@ class BytePairTokenizer:
         first, *rest = self.encode_batch(text.split(END_OF_TEXT))
         return first + [i for part in rest for i in (self.end_of_text_id, *part)]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns `encode(text)` of every text, computed in parallel."""
+    def encode_batch(self, texts: Sequence[str], dropout: float = 0.0) -> list[list[int]]:
+        """Returns `encode(text)` of every text, computed in parallel.
+
+        Args:
+            texts: Strings that UTF-8 can hold.
+            dropout: In [0, 1), the share of possible merges left out at random (BPE dropout): the
+                ids mean the same text. They differ from call to call, and no seed repeats them.
+        """
         for text in texts:
             try:
                 text.encode()
@@ -180,7 +196,19 @@ class BytePairTokenizer:
                     "A text must not hold lone surrogates. Received: "
                     f"{text[error.start]!a} at position {error.start}."
                 ) from error
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        tokenizer = self._with_dropout(dropout) if dropout else self._tokenizer
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+
+    def _with_dropout(self, dropout: float) -> Any:
+        from tokenizers import Tokenizer, models
+
+        if not 0 < dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1). Received: dropout={dropout}.")
+        if dropout not in self._dropping:
+            model = models.BPE(self.vocabulary, self._merges, dropout=dropout)
+            self._dropping = {dropout: Tokenizer(model)}
+            self._dropping[dropout].pre_tokenizer = self._tokenizer.pre_tokenizer
+        return self._dropping[dropout]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of token ids; bytes that are not UTF-8 become U+FFFD.

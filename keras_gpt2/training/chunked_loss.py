@@ -25,6 +25,7 @@ def chunked_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     training: bool = True,
+    train_matrix: bool = True,
 ) -> tuple[Any, TokenSums]:
     r"""Cross-entropy of the targets under `softmax(hidden matrix^T)`, averaged over the targets.
 
@@ -45,6 +46,7 @@ def chunked_loss(
         z_loss: float >= 0, factor of the squared log of the softmax's denominator, which holds the
             logits near zero.
         training: bool; False leaves the gradients out.
+        train_matrix: bool; False leaves out the matrix's, a third of the work.
 
     Returns:
         The scalar loss, and `TokenSums`.
@@ -87,23 +89,27 @@ def chunked_loss(
             sums = sums + ops.sum(weight * terms, axis=0)  # (3,)
             if not training:
                 return i + 1, sums
-            dstates, dmatrix = gradients
+            dstates, *dmatrix = gradients
             # A weight is a factor of a whole row: it is cheapest where rows are narrow.
             dlogits = ops.cast(dlogits, x.dtype)
             dx = weight * ops.cast(ops.matmul(dlogits, rows), "float32")  # (C, D)
             dstates = ops.scatter_update(dstates, ops.reshape(i, (1, 1)), dx[None])
+            if not train_matrix:
+                return i + 1, sums, dstates
             x = ops.cast(weight, x.dtype) * x
-            dmatrix = dmatrix + ops.cast(ops.matmul(ops.transpose(dlogits), x), "float32")
-            return i + 1, sums, dstates, dmatrix
+            more = ops.cast(ops.matmul(ops.transpose(dlogits), x), "float32")
+            return i + 1, sums, dstates, dmatrix[0] + more
 
         start: tuple = (ops.zeros((), "int32"), ops.zeros((3,)))
         if training:
-            start += (ops.zeros_like(states, "float32"), ops.zeros_like(matrix, "float32"))
+            start += (ops.zeros_like(states, "float32"),)
+            start += (ops.zeros_like(matrix, "float32"),) if train_matrix else ()
         _, sums, *gradients = ops.while_loop(lambda i, *_: i < chunks, add_chunk, start)
 
         def gradient(*upstream: Any) -> tuple[Any, Any]:
             scale = keras.tree.flatten(upstream)[0] / count
-            dstates, dmatrix = gradients
+            dstates, *rest = gradients
+            dmatrix = rest[0] if rest else ops.zeros_like(matrix)
             dhidden = ops.reshape(ops.reshape(dstates, (-1, width))[:number], ops.shape(hidden))
             return ops.cast(scale * dhidden, hidden.dtype), ops.cast(scale * dmatrix, matrix.dtype)
 

@@ -125,6 +125,7 @@ class NextTokenModel(keras.Model):
             self.label_smoothing,
             self.z_loss,
             training=training,
+            train_matrix=self.gpt2.token_embedding.output_weight.trainable,
         )
         self._update(sums)
         return _Given(name="given")(ops.zeros((1,)), ops.expand_dims(loss, 0))

@@ -15,6 +15,7 @@ def adamw(
     final_learning_rate: float | None = None,
     weight_decay: float = 0.1,
     clip_norm: float | None = 1.0,
+    beta_2: float = 0.95,
 ) -> keras.optimizers.AdamW:
     """AdamW with linear warm-up, cosine decay and clipping, that decays matrices only.
 
@@ -30,9 +31,10 @@ def adamw(
         final_learning_rate: float; a tenth of learning_rate if None.
         weight_decay: float >= 0, share of a weight taken off at each step, times the rate.
         clip_norm: float > 0, the largest norm of all gradients together; None for no limit.
+        beta_2: float in (0, 1), memory of the squared gradients; steps of few tokens need more.
 
     Returns:
-        A `keras.optimizers.AdamW` with beta_1 = 0.9 and beta_2 = 0.95.
+        A `keras.optimizers.AdamW` with beta_1 = 0.9.
 
     Raises:
         ValueError: if total_steps is not more than warmup_steps.
@@ -62,7 +64,7 @@ def adamw(
     optimizer = keras.optimizers.AdamW(
         schedule,
         weight_decay=weight_decay,
-        beta_2=0.95,
+        beta_2=beta_2,
         global_clipnorm=clip_norm,
     )
     optimizer.exclude_from_weight_decay(

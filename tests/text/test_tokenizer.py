@@ -208,3 +208,11 @@ def test_importing_is_cheap():
 def test_examples_run():
     results = doctest.testmod(tokenizer_module)
     assert results.attempted and not results.failed
+
+
+def test_the_ids_of_bytes():
+    tokenizer = BytePairTokenizer.of_bytes()
+    assert (tokenizer.vocabulary_size, tokenizer.end_of_text_id, tokenizer.merges) == (257, 256, [])
+    text = "a\0\u00e9 \U0001f600"
+    assert tokenizer.encode(text) == list(text.encode())
+    assert tokenizer.encode("a<|endoftext|>", allow_special=True) == [97, 256]

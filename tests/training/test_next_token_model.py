@@ -218,3 +218,17 @@ def test_mixed_precision_learns(dtype):
 def test_rules(call, words):
     with pytest.raises(ValueError, match=words):
         call(gpt2())
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_frozen_layers_stay_as_they_are(tie_weights, jit_compile):
+    plain = gpt2(tie_weights)
+    for name in ("token_embedding", "feed_forward_0", "final_norm"):
+        plain.get_layer(name).trainable = False
+    frozen = plain.non_trainable_weights
+    before = [ops.convert_to_numpy(w) for w in frozen]
+    compare(plain, NextTokenModel(plain, chunk_size=7), data(), jit_compile=jit_compile)
+    for weight, value in zip(frozen, before, strict=True):
+        if "seed_generator" not in weight.path:
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
