@@ -29,6 +29,7 @@ def export(
     seed: int = 0,
     max_new_tokens_limit: int | None = None,
     weights: str | None = None,
+    num_draft_tokens: int = 0,
 ) -> Path:
     """Writes model, tokenizer and decoding as one SavedModel, `directory/<next version>`.
 
@@ -51,6 +52,8 @@ def export(
         weights: `"int8"` or `"bfloat16"` stores the matrices so, a quarter or half of the size on
             disk and in memory; a server without XLA is slower with them. None: as the model has
             them.
+        num_draft_tokens: int >= 0, how many tokens to guess from the text so far and check in one
+            pass: the same text, sooner where it repeats itself; 0 is off, see `generate`.
 
     Returns:
         The path of the new version.
@@ -75,6 +78,10 @@ def export(
             f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
             f"Received: max_new_tokens_limit={limit}."
         )
+    if num_draft_tokens < 0:
+        raise ValueError(
+            f"num_draft_tokens must be at least 0. Received: num_draft_tokens={num_draft_tokens}."
+        )
     model = without_lora(model)
     if weights not in (None, model.weights_type):
         copy = model.from_config(model.get_config())
@@ -84,7 +91,7 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    served = ServedGPT2(model, tokenizer, defaults, limit)
+    served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens)
     why = served._why_invalid(served.defaults).numpy()[0].decode()
     if why:
         raise ValueError(why)

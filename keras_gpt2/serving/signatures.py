@@ -33,9 +33,17 @@ class ServedGPT2(tf.Module):
         tokenizer: a `keras_gpt2.BytePairTokenizer`.
         defaults: the parameters of `serving_default`, one number each.
         limit: int, the most new tokens a request may ask for.
+        num_draft_tokens: int, as in `decode`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, defaults: Sampling, limit: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        defaults: Sampling,
+        limit: int,
+        num_draft_tokens: int = 0,
+    ) -> None:
         super().__init__()
         # Tracked one by one and not through the model, which would store every weight twice.
         self.weights = [weight.value for weight in model.weights]
@@ -54,6 +62,7 @@ class ServedGPT2(tf.Module):
         self._start_id = max(self._vocabulary.end_id, 0)
         self._model = _Untracked(model)
         self._limit = limit
+        self._num_draft_tokens = num_draft_tokens
 
     def signatures(self) -> dict[str, Any]:
         """Signature name -> tf.function with named inputs and outputs."""
@@ -110,7 +119,13 @@ class ServedGPT2(tf.Module):
         token_ids = _right_aligned(self.tokenizer.encode(prompt), room, self._start_id)
         steps = tf.maximum(tf.reduce_max(safe.max_new_tokens), 1)
         decoded = decode(
-            self._model.object, token_ids, safe, steps, self._vocabulary, in_place=True
+            self._model.object,
+            token_ids,
+            safe,
+            steps,
+            self._vocabulary,
+            in_place=True,
+            num_draft_tokens=self._num_draft_tokens,
         )
         ended = tf.equal(decoded.token_ids, self._vocabulary.end_id)
         reason = tf.where(decoded.ended, "end_of_text", "length")

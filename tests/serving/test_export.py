@@ -348,3 +348,28 @@ def test_narrow_export(tokenizer, tmp_path, weights, share):
     prompt = tf.constant(["The king"])
     served = signatures["serving_default"](prompt=prompt)["text"].numpy()[0].decode()
     assert [served] == kg.generate(model, tokenizer, "The king", 22, temperature=0)
+
+
+def test_an_export_with_drafts_gives_the_same_text(tokenizer, tmp_path):
+    from tests.conftest import random_weights
+
+    model = random_weights(kg.GPT2(311, 37, num_layers=1, num_heads=2, hidden_dim=16), scale=0.2)
+    with pytest.raises(ValueError, match="num_draft_tokens must be at least 0. Received"):
+        kg.serving.export(model, tokenizer, tmp_path, num_draft_tokens=-1)
+    prompts = tf.constant(["a b a b a b a b", "", "to be to be to"])
+    answers = []
+    for drafts in (0, 3):
+        version = kg.serving.export(model, tokenizer, tmp_path, num_draft_tokens=drafts)
+        generate = tf.saved_model.load(str(version)).signatures["generate"]
+        answers.append(
+            generate(
+                prompt=prompts,
+                max_new_tokens=tf.constant([17, 17, 9]),
+                temperature=tf.constant([0.0, 1.0, 0.5]),
+                top_k=tf.constant([0, 0, 5]),
+                top_p=tf.constant([1.0, 0.9, 1.0]),
+                seed=tf.constant([1, 2, 3]),
+            )
+        )
+    for name in ("text", "num_tokens", "finish_reason"):
+        assert answers[1][name].numpy().tolist() == answers[0][name].numpy().tolist()
