@@ -17,7 +17,6 @@ torch, transformers, ctranslate2, llama-cpp-python and gguf can live in another 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -26,10 +25,10 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from decoders import DECODERS, THREADS
+from programs import Program
 
 CASES = {
     "b1": (1, 64, 128),
@@ -46,35 +45,19 @@ WEIGHTS = {
 }
 
 
-class Decoder:
+class Decoder(Program):
     """A decoders.py in its process."""
 
     def __init__(self, name: str, directory: Path, python: str) -> None:
-        self.name = name
+        super().__init__("decoders.py", name, str(directory), python=python)
         self.seconds: dict[str, list[float]] = {case: [] for case in CASES}
         self.first: dict[str, float] = {}
         self.ids: dict[str, list[int]] = {}
         self.peak = 0.0
-        script = Path(__file__).with_name("decoders.py")
-        self._process = subprocess.Popen(
-            [python, str(script), name, str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.missing = self._answer().get("missing")
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else {"missing": "the process ended", "seconds": None}
 
     def run(self, case: str) -> None:
-        self._process.stdin.write(json.dumps(CASES[case]) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        if answer["seconds"] is None:
-            self.missing = "it crashed"
+        answer = self.ask(CASES[case])
+        if not answer:
             return
         if case in self.first:
             self.seconds[case].append(answer["seconds"])
@@ -84,14 +67,8 @@ class Decoder:
 
     def speed(self, case: str) -> float:
         batch, length, new = CASES[case]
-        return (
-            batch
-            * (length if new == 1 else new)
-            / statistics.median(self.seconds[case] or [float("inf")])
-        )
-
-    def close(self) -> None:
-        self._process.kill()
+        tokens = batch * (length if new == 1 else new)
+        return tokens / statistics.median(self.seconds[case] or [float("inf")])
 
 
 def bandwidth() -> float:
@@ -152,8 +129,7 @@ def main() -> None:
         bandwidths.append(bandwidth())
         for case in options.cases:
             for decoder in decoders:
-                if not decoder.missing:
-                    decoder.run(case)
+                decoder.run(case)
         print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
     bandwidths.append(bandwidth())
 

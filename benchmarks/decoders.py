@@ -13,12 +13,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from programs import forget_peak, serve
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 Run = Callable[[int, int, int], Any]
@@ -259,36 +259,15 @@ DECODERS: dict[str, Callable[[Path], Run]] = {
 }
 
 
-def memory(field: str) -> float:
-    """MB of this process now ("VmRSS"), or at most since `forget_peak` ("VmHWM")."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def main() -> None:
     name, directory = sys.argv[1], Path(sys.argv[2])
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
 
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=out, flush=True)
-
-    try:
+    def make() -> Callable[[list[int]], dict[str, Any]]:
         run = DECODERS[name](directory)
-    except ImportError as error:
-        return answer(missing=str(error))
-    forget_peak()  # that of loading
-    answer(ready=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        ids = run(*json.loads(line))
-        seconds = time.perf_counter() - start
-        peak = memory("VmHWM")
-        answer(seconds=seconds, peak=peak, ids=[int(i) for i in ids[-1]])
+        forget_peak()  # that of loading
+        return lambda sizes: {"ids": [int(i) for i in run(*sizes)[-1]]}
+
+    serve(make)
 
 
 if __name__ == "__main__":

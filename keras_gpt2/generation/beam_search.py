@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_gpt2.generation.decoding import Decoded, Vocabulary, prefill
+from keras_gpt2.generation.decoding import Decoded, Vocabulary, prefill, ruled
 from keras_gpt2.generation.sampling import argmax
 
 _NEVER = -1e30
@@ -70,10 +70,8 @@ def beam_search(
 
     def expand(step: Any, live: Beams, finished: Beams, logits: Any) -> tuple:
         """Adds a token to every beginning; also which beam each came from, int32 (B, W)."""
-        logits = logits[:, : vocabulary.size]
-        texts = ops.reshape(live.token_ids, (-1, num_steps))
-        for rule in rules:
-            logits = rule(logits, ops.concatenate([prompts, texts], axis=1), step)
+        texts = ops.reshape(live.token_ids, (-1, num_steps))  # (B W, N)
+        logits = ruled(logits, prompts, texts, step, vocabulary, rules)
         log_probs = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
         log_probs = ops.reshape(log_probs, (-1, num_beams, vocabulary.size))  # (B, W, V)
         totals = ops.reshape(live.score[..., None] + log_probs, (-1, num_beams * vocabulary.size))
@@ -96,12 +94,12 @@ def beam_search(
         both = (ops.concatenate([a, b], axis=1) for a, b in zip(finished, candidates, strict=True))
         finished_now, _ = Beams(*both).best(num_beams)
         live_now, order = longer._replace(score=ops.where(ends, _NEVER, scores)).best(num_beams)
-        going = active(step, live, finished)
+        unfinished = active(step, live, finished)
         beam = ops.take_along_axis(beam, order, axis=1)  # (B, W)
         return (
             step + 1,
-            _where(going, live_now, live),
-            _where(going, finished_now, finished),
+            _where(unfinished, live_now, live),
+            _where(unfinished, finished_now, finished),
             beam,
         )
 

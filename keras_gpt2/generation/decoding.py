@@ -231,6 +231,16 @@ def active_rows(decoded: Decoded, sampling: Sampling, step: Any) -> Any:
     return ops.logical_and(sampling.max_new_tokens > step, ops.logical_not(decoded.ended))
 
 
+def ruled(
+    logits: Any, prompt: Any, new_ids: Any, step: Any, vocabulary: Vocabulary, rules: tuple
+) -> Any:
+    """The logits of the tokenizer's tokens after all rules, from logits (B, V)."""
+    logits = logits[:, : vocabulary.size]
+    for rule in rules:
+        logits = rule(logits, ops.concatenate([prompt, new_ids], axis=1), step)
+    return logits
+
+
 class Chooser(NamedTuple):
     """Chooses tokens; what stays the same from step to step."""
 
@@ -242,9 +252,7 @@ class Chooser(NamedTuple):
 
     def append(self, decoded: Decoded, logits: Any, step: Any) -> tuple[Decoded, Any]:
         """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
-        logits = logits[:, : self.vocabulary.size]
-        for rule in self.rules:
-            logits = rule(logits, ops.concatenate([self.prompt, decoded.token_ids], axis=1), step)
+        logits = ruled(logits, self.prompt, decoded.token_ids, step, self.vocabulary, self.rules)
         _, temperature, top_k, top_p, _ = self.sampling
         chosen = sample(logits, temperature, top_k, top_p, ops.take(self.uniform, step, axis=1))
         active = active_rows(decoded, self.sampling, step)
