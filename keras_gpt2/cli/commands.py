@@ -11,7 +11,7 @@ from typing import Any
 
 import keras_gpt2 as kg
 from keras_gpt2.cli import quickstart as _quickstart
-from keras_gpt2.cli.run import continue_run, load_run, save_run, train_run
+from keras_gpt2.cli.run import continue_run, description, load_run, save_run, train_run
 
 
 def quickstart(options: argparse.Namespace) -> None:
@@ -93,7 +93,13 @@ def evaluate(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     model, tokenizer = load_run(options.model)
     version = kg.serving.export(
-        model, tokenizer, options.directory, **_sampling(options), weights=options.weights
+        model,
+        tokenizer,
+        options.directory,
+        **_sampling(options),
+        weights=options.weights,
+        jit_compile=options.xla,
+        description=description(options.model),
     )
     print(f"Wrote {version}; its README.md says how to serve and ask it.")
     print(f"Next: keras-gpt2 query {options.directory} --prompt 'Once upon'")
@@ -111,6 +117,17 @@ def query(options: argparse.Namespace) -> None:
     else:
         client = kg.serving.SavedModelClient(options.target)
     _print_texts(options.prompt, client.generate(options.prompt, **_sampling(options)))
+
+
+def inspect(options: argparse.Namespace) -> None:
+    from keras_gpt2.serving.client import _version as find_version
+    from keras_gpt2.serving.inspection import check_export
+
+    version = find_version(options.directory)
+    print((version / "README.md").read_text(encoding="utf-8"))
+    print(f"Checking {version}")
+    for line in check_export(version):
+        print(f"- {line}")
 
 
 def convert(options: argparse.Namespace) -> None:

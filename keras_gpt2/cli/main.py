@@ -175,6 +175,16 @@ def _parser() -> argparse.ArgumentParser:
         choices=["bfloat16", "int8"],
         help="store matrices so, half or a quarter of the size",
     )
+    export.add_argument(
+        "--xla", action="store_true", help="decode under XLA, which the server must be allowed"
+    )
+
+    inspect = add(
+        "inspect",
+        "show what an export says of itself, and check it",
+        "Loads it and asks it again what it was asked when it was exported.",
+    )
+    inspect.add_argument("directory", type=Path, help="saved_models/NAME, or a version in it")
 
     convert = add(
         "convert",

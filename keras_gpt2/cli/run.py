@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -39,6 +40,22 @@ def require_no_model(directory: Path) -> None:
         )
 
 
+def description(directory: str | Path) -> str:
+    """What a run was trained on, in words; empty if `directory` is none."""
+    path = Path(directory) / RUN
+    if not path.exists():
+        return ""
+    files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    lines = [f"- `{Path(name).name}`, sha256 `{digest}`" for name, digest in files.items()]
+    shown = [*lines[:10], f"- and {len(lines) - 10} more"] if len(lines) > 10 else lines
+    return "\n".join(["Trained on:", "", *shown])
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def train_run(
     files: Sequence[str],
     output: Path,
@@ -69,7 +86,11 @@ def train_run(
     model = build(bpe, sizes, **options)  # before anything is written: arguments may be wrong
     datasets = load_data(paths, bpe, sizes, **options)
     bpe.save(output)
-    options = {"files": [str(path.resolve()) for path in paths], "sizes": sizes, **options}
+    options = {
+        "files": {str(path.resolve()): _sha256(path) for path in paths},
+        "sizes": sizes,
+        **options,
+    }
     write_whole(output / RUN, json.dumps(options, indent=1))
     return finish_run(output, bpe, model, datasets, **options)
 
@@ -86,9 +107,14 @@ def continue_run(output: Path) -> tuple[Any, kg.BytePairTokenizer]:
             f"Received: {output}."
         )
     options = json.loads((output / RUN).read_text(encoding="utf-8"))
+    for path, digest in options["files"].items():
+        if _sha256(Path(path)) != digest:
+            raise ValueError(
+                f"A run goes on with the texts that it began with. Received: {path}, changed."
+            )
     bpe = kg.BytePairTokenizer.from_directory(output)
     model = build(bpe, **options)
-    datasets = load_data(paths=options["files"], bpe=bpe, **options)
+    datasets = load_data(paths=list(options["files"]), bpe=bpe, **options)
     return finish_run(output, bpe, model, datasets, **options)
 
 

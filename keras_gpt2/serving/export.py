@@ -14,8 +14,11 @@ import tensorflow as tf
 
 from keras_gpt2.generation import Sampling
 from keras_gpt2.models.lora import without_lora
+from keras_gpt2.serving import batching
+from keras_gpt2.serving.limits import measure_speed
 from keras_gpt2.serving.readme import write_readme
 from keras_gpt2.serving.signatures import ServedGPT2
+from keras_gpt2.serving.warmup import bucket_records, example_records, write_records
 
 
 def export(
@@ -30,12 +33,14 @@ def export(
     max_new_tokens_limit: int | None = None,
     weights: str | None = None,
     num_draft_tokens: int = 0,
+    jit_compile: bool = False,
+    description: str = "",
 ) -> Path:
     """Writes model, tokenizer and decoding as one SavedModel, `directory/<next version>`.
 
-    The version holds everything: it needs neither keras_gpt2 nor Keras nor TF Text, and no XLA.
-    It is written beside its place and renamed when whole, so a server that watches the directory
-    never sees half of it.
+    The version holds everything, its own README.md and warm-up requests too: it needs neither
+    keras_gpt2 nor Keras nor TF Text, and no XLA unless asked for. It is written beside its place
+    and renamed when whole, so a server that watches the directory never sees half of it.
 
     Args:
         model: a `keras_gpt2.GPT2`.
@@ -47,13 +52,16 @@ def export(
         top_k: int, of `serving_default`; 0 is off.
         top_p: float, of `serving_default`; 1 is off.
         seed: int, of `serving_default`.
-        max_new_tokens_limit: int, the most that a request to `generate` may ask for;
-            sequence_length - 1 if None.
+        max_new_tokens_limit: int, the most that a request to `generate` may ask for; None: what
+            fits in 15 s here, which is measured, and at least 64, as far as there is room.
         weights: `"int8"` or `"bfloat16"` stores the matrices so, a quarter or half of the size on
             disk and in memory; a server without XLA is slower with them. None: as the model has
             them.
         num_draft_tokens: int >= 0, how many tokens to guess from the text so far and check in one
             pass: the same text, sooner where it repeats itself; 0 is off, see `generate`.
+        jit_compile: bool; True decodes under XLA, which is faster and needs a server started with
+            `--xla_cpu_compilation_enabled=true`.
+        description: str, a paragraph for README.md, for example what the model was trained on.
 
     Returns:
         The path of the new version.
@@ -72,10 +80,11 @@ def export(
             f"Received: backend={keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow and "
             "load the model again."
         )
-    limit = model.sequence_length - 1 if max_new_tokens_limit is None else max_new_tokens_limit
-    if not 1 <= limit < model.sequence_length:
+    longest = model.sequence_length - 1
+    limit = longest if max_new_tokens_limit is None else max_new_tokens_limit
+    if not 1 <= limit <= longest:
         raise ValueError(
-            f"max_new_tokens_limit must be from 1 to {model.sequence_length - 1}. "
+            f"max_new_tokens_limit must be from 1 to {longest}. "
             f"Received: max_new_tokens_limit={limit}."
         )
     if num_draft_tokens < 0:
@@ -91,10 +100,13 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens)
+    served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens, jit_compile)
     why = served._why_invalid(served.defaults).numpy()[0].decode()
     if why:
         raise ValueError(why)
+    speed = measure_speed(served, model.sequence_length)
+    if max_new_tokens_limit is None:
+        served.limit = max(speed.limit(model.sequence_length), max_new_tokens)
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -108,7 +120,23 @@ def export(
         ]
         version = partial / "version"
         tf.saved_model.save(served, str(version), signatures=served.signatures())
-        write_readme(version, directory.name, model, tokenizer, defaults, limit)
+        (version / batching.NAME).write_text(batching.batching_parameters(jit_compile))
+        records = example_records(version, served.limit)
+        if jit_compile:
+            records += bucket_records(model.sequence_length, batching.MAX_BATCH_SIZE)
+        write_records(version, directory.name, records)
+        write_readme(
+            version,
+            directory.name,
+            model,
+            tokenizer,
+            defaults,
+            served.limit,
+            speed,
+            jit_compile,
+            description,
+            records,
+        )
         return _publish(version, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,13 +10,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt2.generation import Sampling, Vocabulary, decode, sampling_rules
+from keras_gpt2.generation import Decoded, Sampling, Vocabulary, decode, sampling_rules
 from keras_gpt2.text import GraphTokenizer
 
 STRINGS = tf.TensorSpec([None], tf.string)
 INTS = tf.TensorSpec([None], tf.int32)
 FLOATS = tf.TensorSpec([None], tf.float32)
 TOKEN_IDS = tf.TensorSpec([None, None], tf.int32)
+
+BUCKETS = [4**i for i in range(11)]  # numbers of rows, and of prompt tokens, that XLA compiles for
+SHORTEST = 16  # prompt tokens in the least bucket
 
 
 def _signature(function: Any, **specs: tf.TensorSpec) -> Any:
@@ -34,6 +37,7 @@ class ServedGPT2(tf.Module):
         defaults: the parameters of `serving_default`, one number each.
         limit: int, the most new tokens a request may ask for.
         num_draft_tokens: int, as in `decode`.
+        jit_compile: bool; True decodes under XLA, in few shapes (`BUCKETS`), once compiled each.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class ServedGPT2(tf.Module):
         defaults: Sampling,
         limit: int,
         num_draft_tokens: int = 0,
+        jit_compile: bool = False,
     ) -> None:
         super().__init__()
         # Tracked one by one and not through the model, which would store every weight twice.
@@ -61,8 +66,17 @@ class ServedGPT2(tf.Module):
         self._vocabulary = Vocabulary.of(tokenizer, model)
         self._start_id = max(self._vocabulary.end_id, 0)
         self._model = _Untracked(model)
-        self._limit = limit
+        self.limit = limit
         self._num_draft_tokens = num_draft_tokens
+        self._jit_compile = jit_compile
+        specs = [TOKEN_IDS, INTS, INTS, FLOATS, INTS, FLOATS, INTS]
+        # Functions of their own, so that the graph holds each once, and measuring needs no other.
+        self._continue = tf.function(
+            self._decode, input_signature=specs, jit_compile=jit_compile or None
+        )
+        self._logits = tf.function(
+            lambda token_ids: model(token_ids, training=False), input_signature=[TOKEN_IDS]
+        )
 
     def signatures(self) -> dict[str, Any]:
         """Signature name -> tf.function with named inputs and outputs."""
@@ -103,7 +117,8 @@ class ServedGPT2(tf.Module):
         }
 
     def generate(self, prompt: Any, parameters: Sampling) -> dict[str, Any]:
-        """Prompts (B,) and parameters (B,) or (1,) -> text, num_tokens, log_prob, finish_reason."""
+        """Prompts (B,) and parameters (B,) or (1,) -> text, num_tokens, log_prob, finish_reason,
+        and whether only the end of the prompt was read."""
         batch = tf.shape(prompt)[0]
         parameters = Sampling(*(_broadcast(values, batch) for values in parameters))
         why = self._why_invalid(parameters)  # (B,), empty where all is well
@@ -115,18 +130,9 @@ class ServedGPT2(tf.Module):
             tf.where(valid, parameters.top_p, 1.0),
             parameters.seed,
         )
-        room = self._model.sequence_length - safe.max_new_tokens  # (B,)
-        token_ids = _right_aligned(self.tokenizer.encode(prompt), room, self._start_id)
-        steps = tf.maximum(tf.reduce_max(safe.max_new_tokens), 1)
-        decoded = decode(
-            self._model.object,
-            token_ids,
-            safe,
-            steps,
-            self._vocabulary,
-            in_place=True,
-            num_draft_tokens=self._num_draft_tokens,
-        )
+        rows = self.tokenizer.encode(prompt)
+        room = tf.cast(self._model.sequence_length - safe.max_new_tokens, tf.int64)  # (B,)
+        decoded = self.continue_ids(_right_aligned(rows, room, self._start_id), safe)
         ended = tf.equal(decoded.token_ids, self._vocabulary.end_id)
         reason = tf.where(decoded.ended, "end_of_text", "length")
         return {
@@ -134,7 +140,37 @@ class ServedGPT2(tf.Module):
             "num_tokens": decoded.num_tokens,
             "log_prob": decoded.log_prob,
             "finish_reason": tf.where(valid, reason, tf.strings.join(["invalid: ", why])),
+            "truncated": valid & (rows.row_lengths() > room),
         }
+
+    def continue_ids(self, token_ids: Any, sampling: Sampling) -> Decoded:
+        """Ids (B, P), aligned on their last, and valid parameters (B,) -> what `decode` gives."""
+        batch = tf.shape(token_ids)[0]
+        if self._jit_compile:
+            more = _bucket(batch) - batch
+            width = tf.shape(token_ids)[1]
+            longest = self._model.sequence_length
+            left = tf.minimum(_bucket(tf.maximum(width, SHORTEST)), longest) - width
+            token_ids = tf.pad(token_ids, [[0, more], [left, 0]], constant_values=-1)
+            # Rows more, which want no tokens; and always the same room.
+            sampling = Sampling(*(tf.pad(values, [[0, more]]) for values in sampling))
+            steps = tf.constant(self.limit)
+        else:
+            steps = tf.maximum(tf.reduce_max(sampling.max_new_tokens), 1)
+        decoded = self._continue(token_ids, tf.zeros([steps], tf.int32), *sampling)
+        return Decoded(*(values[:batch] for values in decoded))
+
+    def _decode(self, token_ids: Any, places: Any, *parameters: Any) -> Decoded:
+        # The number of steps comes as a shape, which XLA knows while it compiles.
+        return decode(
+            self._model.object,
+            token_ids,
+            Sampling(*parameters),
+            tf.shape(places)[0],
+            self._vocabulary,
+            in_place=not self._jit_compile,
+            num_draft_tokens=self._num_draft_tokens,
+        )
 
     def score(self, text: Any) -> dict[str, Any]:
         """Texts (B,) -> log_prob, num_tokens, perplexity, each (B,).
@@ -148,7 +184,7 @@ class ServedGPT2(tf.Module):
         token_ids = tf.pad(token_ids, [[0, 0], [0, 1]], constant_values=-1)  # at least one
         token_ids = token_ids[:, :length]
         targets = tf.pad(token_ids[:, 1:], [[0, 0], [0, 1]], constant_values=-1)
-        logits = self._model.object(token_ids, training=False)[:, :, : self._vocabulary.size]
+        logits = self._logits(token_ids)[:, :, : self._vocabulary.size]
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
             labels=tf.maximum(targets, 0), logits=logits
         )  # (B, T)
@@ -159,7 +195,7 @@ class ServedGPT2(tf.Module):
 
     def logits(self, token_ids: Any) -> dict[str, Any]:
         """Ids (B, T), negative ones padding -> logits (B, T, V); NaN where an id is none."""
-        return {"logits": self._model.object(token_ids, training=False)}
+        return {"logits": self._logits(token_ids)}
 
     def tokenize(self, text: Any) -> dict[str, Any]:
         """Texts (B,) -> token_ids (B, T), -1 after a row's last, and num_tokens (B,)."""
@@ -176,7 +212,7 @@ class ServedGPT2(tf.Module):
     def _why_invalid(self, given: Sampling) -> Any:
         """The first broken rule of each row, with the value; empty where there is none."""
         why = tf.fill(tf.shape(given.seed), "")
-        rules = zip(Sampling._fields, given, sampling_rules(self._limit), strict=True)
+        rules = zip(Sampling._fields, given, sampling_rules(self.limit), strict=True)
         for name, values, (rule, words) in reversed(list(rules)):
             value = tf.strings.as_string(values)
             message = tf.strings.join([f"{name} must be {words}. Received: {name}=", value, "."])
@@ -201,10 +237,15 @@ def _broadcast(values: Any, batch: Any) -> Any:
     )
 
 
+def _bucket(size: Any) -> Any:
+    """The least of BUCKETS that is no less than `size`."""
+    return tf.gather(BUCKETS, tf.searchsorted(BUCKETS, [size])[0])
+
+
 def _right_aligned(rows: Any, room: Any, start_id: int) -> Any:
     """The last `room` ids of each ragged row, -1 before them; an empty row starts at start_id."""
     ends = rows.row_splits[1:]
-    lengths = tf.minimum(rows.row_lengths(), tf.cast(room, tf.int64))  # (B,)
+    lengths = tf.minimum(rows.row_lengths(), room)  # (B,)
     width = tf.maximum(tf.reduce_max(lengths), 1)
     place = tf.range(width) - width  # (P,), -P .. -1
     flat = tf.concat([rows.values, [start_id]], axis=0)

@@ -17,6 +17,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+from keras_gpt2.serving.inspection import operations
+
 PROMPTS = ["The king", "", "A function definition", "Ärger 漢"]
 
 
@@ -110,6 +112,8 @@ def test_weights_are_stored_once(model, version):
 
 
 def test_files(version, tokenizer):
+    names = {"README.md", "saved_model.pb", "variables", "assets", "assets.extra"}
+    assert names <= {p.name for p in version.iterdir()}
     assets = {p.name for p in (version / "assets").iterdir()}
     assert assets == {"vocab.json", "merges.txt"}
     assert kg.BytePairTokenizer.from_directory(version / "assets") == tokenizer
@@ -209,6 +213,9 @@ def test_odd_rows_are_answered(ask, tokenizer):
     prompts = ["", long, b"\xff\xfe broken \xc3", "a\0b", "<|endoftext|>"]
     answer = ask("generate", prompt=prompts, **columns(5))
     assert answer["finish_reason"].tolist() == [b"length"] * 5
+    texts = [p if isinstance(p, str) else p.decode("utf-8", "replace") for p in prompts]
+    too_long = [len(tokenizer.encode(text)) > 16 for text in texts]
+    assert answer["truncated"].tolist() == too_long and sum(too_long) == 2
     for text in answer["text"]:
         text.decode("utf-8")
     end = tokenizer.decode(tokenizer.encode(long)[-16:])
@@ -283,13 +290,7 @@ def test_tokenize_and_detokenize(ask, tokenizer):
 
 
 def test_core_operations_only(version):
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString((version / "saved_model.pb").read_bytes())
-    graph = proto.meta_graphs[0].graph_def
-    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-    found = {node.op for node in nodes}
+    found = operations(version)
     for op in found:
         assert not op.startswith(("Xla", "PyFunc", "EagerPyFunc")), op
     # Whatever is registered before any other package is imported belongs to TensorFlow itself.
@@ -297,11 +298,9 @@ def test_core_operations_only(version):
         "import sys; from tensorflow.python.framework import op_def_registry as r;"
         "import tensorflow; print([o for o in sys.argv[1:] if r.get(o) is None])"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code, *sorted(found)], capture_output=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code, *found], capture_output=True, check=True)
     assert answer.stdout.split(b"\n")[0] == b"[]"
-    assert not any(node.attr["_XlaMustCompile"].b for node in nodes)
+    assert "_XlaMustCompile" not in _attributes(version)
 
 
 @pytest.mark.parametrize(
@@ -373,3 +372,28 @@ def test_an_export_with_drafts_gives_the_same_text(tokenizer, tmp_path):
         )
     for name in ("text", "num_tokens", "finish_reason"):
         assert answers[1][name].numpy().tolist() == answers[0][name].numpy().tolist()
+
+
+def test_an_export_under_xla_gives_the_same_text(model, tokenizer, tmp_path):
+    version = kg.serving.export(model, tokenizer, tmp_path / "xla", jit_compile=True)
+    assert "--xla_cpu_compilation_enabled=true" in (version / "README.md").read_text()
+    client = kg.serving.SavedModelClient(version)
+    prompts = [*PROMPTS, "The king is dead. " * 9]
+    texts = client.generate(prompts, max_new_tokens=[5, 0, 7, 3, 9], temperature=0.9, seed=2)
+    with pytest.warns(UserWarning, match="Only the end of the prompt is kept"):
+        expected = kg.generate(
+            model, tokenizer, prompts, [5, 0, 7, 3, 9], temperature=0.9, seed=2, jit_compile=False
+        )
+    assert texts == expected
+    assert {"_XlaMustCompile"} <= _attributes(version)
+    assert not any(op.startswith("Xla") for op in operations(version))
+
+
+def _attributes(version):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((version / "saved_model.pb").read_bytes())
+    functions = proto.meta_graphs[0].graph_def.library.function
+    nodes = [node for function in functions for node in function.node_def]
+    return {name for node in nodes for name, value in node.attr.items() if value.b}

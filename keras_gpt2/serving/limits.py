@@ -1,0 +1,55 @@
+"""How many new tokens a request may ask for, so that a server answers in time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_gpt2.generation import Sampling
+
+# Half of the time that TensorFlow Serving's REST gives a request: rows that it merges with others
+# take longer.
+SECONDS = 15.0
+
+
+class Speed(NamedTuple):
+    """What one row takes on the machine that measured it."""
+
+    prompt: float  # seconds to read a prompt that fills the context
+    token: float  # seconds for a new token
+
+    def seconds(self, new_tokens: int, sequence_length: int) -> float:
+        """The longest that a request for one prompt and `new_tokens` takes."""
+        share = 1 - new_tokens / sequence_length
+        return share * self.prompt + new_tokens * self.token
+
+    def limit(self, sequence_length: int) -> int:
+        """The most new tokens within SECONDS; at least 64, as far as there is room for them."""
+        fits = range(1, sequence_length)
+        while len(fits) > 1:  # halved: seconds grow with tokens, or nothing is near the limit
+            middle = fits[len(fits) // 2]
+            inside = self.seconds(middle, sequence_length) <= SECONDS
+            fits = range(middle, fits.stop) if inside else range(fits.start, middle)
+        return max(fits.start, min(64, sequence_length - 1))
+
+
+def measure_speed(served: Any, sequence_length: int) -> Speed:
+    """Times a `ServedGPT2` here and now, each call three times; the least counts."""
+
+    def seconds(prompt: int, new_tokens: int) -> float:
+        # So hot that hardly ever a row ends early.
+        values = (new_tokens, 1000.0, 0, 0.95, 0)
+        sampling = Sampling(*(tf.constant([value]) for value in values))
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            served.continue_ids(tf.zeros([1, prompt], tf.int32), sampling).token_ids.numpy()
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    steps = min(16, sequence_length - 1)
+    one = seconds(1, 1)
+    token = (seconds(1, steps) - one) / max(steps - 1, 1)
+    return Speed(seconds(sequence_length - 1, 1), max(token, 0.0))
