@@ -41,6 +41,7 @@ def train(options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate,
         validation_fraction=options.validation_fraction,
         dtype=options.dtype,
+        devices=options.devices,
         seed=options.seed,
         checkpoint_seconds=options.checkpoint_seconds,
         tensorboard=options.tensorboard,

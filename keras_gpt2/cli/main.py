@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dtype", default="float32", help="float32, mixed_bfloat16 or mixed_float16"
     )
+    train.add_argument("--devices", type=int, default=1, help="each takes its share of every batch")
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
     train.add_argument(
         "--checkpoint-seconds",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_gpt2 as kg
 
@@ -124,10 +125,24 @@ def build(
     dropout: float = 0.1,
     dtype: str = "float32",
     seed: int = 0,
+    devices: int = 1,
+    batch_size: int = 16,
     **_: Any,
 ) -> kg.GPT2:
+    if devices > 1 and batch_size % devices:
+        raise ValueError(
+            "--batch-size must be a multiple of --devices. "
+            f"Received: --batch-size {batch_size} --devices {devices}."
+        )
+    if devices > 1 and dtype == "mixed_float16" and keras.backend.backend() == "tensorflow":
+        # Keras looks for overflow on the first device only: one on another would end in NaN.
+        raise ValueError(
+            "--dtype must not be mixed_float16 on several devices with TensorFlow: take "
+            f"mixed_bfloat16, or KERAS_BACKEND=jax. Received: --dtype {dtype} --devices {devices}."
+        )
     keras.utils.set_random_seed(seed)
-    return kg.GPT2(bpe.vocabulary_size, **sizes, dropout=dropout, dtype=dtype)
+    with kg.training.on_devices(devices):
+        return kg.GPT2(bpe.vocabulary_size, **sizes, dropout=dropout, dtype=dtype)
 
 
 def load_data(
@@ -153,6 +168,7 @@ def finish_run(
     learning_rate: float = 2e-3,
     checkpoint_seconds: float = 300.0,
     tensorboard: bool = False,
+    devices: int = 1,
     **_: Any,
 ) -> tuple[Any, kg.BytePairTokenizer]:
     """Trains from the last checkpoint in `output`, or from the start if there is none."""
@@ -161,24 +177,33 @@ def finish_run(
     print(f"{training.num_tokens} tokens for training, {num_validation} for validation")
     print(f"A model of {gpt2.count_params() / 1e6:.2f} million weights\n")
     total_steps = epochs * len(training)
-    model = kg.training.NextTokenModel(gpt2)
-    model.compile(
-        kg.training.adamw(
-            gpt2, learning_rate, total_steps, warmup_steps=min(100, total_steps // 10)
-        ),
-        jit_compile=True,  # Keras's "auto" leaves XLA off on CPUs, where it pays too
-    )
     start = time.monotonic()
-    try:
-        kg.training.fit_resumable(
-            model, training, output, epochs, validation, checkpoint_seconds, tensorboard
+    with kg.training.on_devices(devices):
+        model = kg.training.NextTokenModel(gpt2)
+        model.compile(
+            kg.training.adamw(
+                gpt2, learning_rate, total_steps, warmup_steps=min(100, total_steps // 10)
+            ),
+            # "auto" leaves XLA off on CPUs, where it pays too, but also where it cannot be:
+            # TensorFlow has no XLA over several devices.
+            jit_compile=True if devices == 1 else "auto",
         )
-    except KeyboardInterrupt:
-        print(f"\nStopped. Go on with: keras-gpt2 resume {output}")
-        if not (output / "model.keras").exists():
-            kg.training.save_model(gpt2, output / "model.keras")
-        print(f"The best model so far is {output / 'model.keras'}")
-        raise
+        try:
+            kg.training.fit_resumable(
+                model,
+                training,
+                output,
+                epochs,
+                _EqualShares(validation, devices) if validation and devices > 1 else validation,
+                checkpoint_seconds,
+                tensorboard,
+            )
+        except KeyboardInterrupt:
+            print(f"\nStopped. Go on with: keras-gpt2 resume {output}")
+            if not (output / "model.keras").exists():
+                kg.training.save_model(gpt2, output / "model.keras")
+            print(f"The best model so far is {output / 'model.keras'}")
+            raise
     if not (output / "model.keras").exists():
         raise RuntimeError("The loss was not a number from the first epoch on: no model was kept.")
     print(f"\nTrained in {time.monotonic() - start:.0f} s; the best model is in {output}")
@@ -193,6 +218,23 @@ def finish_run(
         if draw_curves(output, unigram):
             print(f"Curves: {output / 'curves.png'}")
     return best, bpe
+
+
+class _EqualShares(keras.utils.PyDataset):
+    """A dataset whose batches have rows of padding until `devices` divide them; JAX needs that."""
+
+    def __init__(self, dataset: kg.data.WindowDataset, devices: int) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.devices = devices
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        batch = self.dataset[index]
+        padding = ((0, -len(batch[0]) % self.devices), (0, 0))
+        return tuple(np.pad(ids, padding, constant_values=-1) for ids in batch)
 
 
 def write_whole(path: Path, content: str) -> None:

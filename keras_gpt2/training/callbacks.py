@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_gpt2.training.checkpoint import checkpoint_paths
+from keras_gpt2.training.checkpoint import checkpoint_paths, to_numpy
 
 
 def callbacks(
@@ -79,8 +79,9 @@ class _StopAtNaN(keras.callbacks.Callback):
         if math.isfinite(loss):
             return
         good = next(iter(checkpoint_paths(self.directory / "checkpoints")), None)
+        step = int(to_numpy(self.model.optimizer.iterations))
         raise FloatingPointError(
-            f"The loss became {loss} at step {int(self.model.optimizer.iterations)}: a lower "
+            f"The loss became {loss} at step {step}: a lower "
             f"learning rate may help. The last good checkpoint: {good or 'none'}."
         )
 

@@ -42,7 +42,7 @@ def write_checkpoint(model: keras.Model, position: Position, directory: str | Pa
         The path, or None: it could not be written, or a weight is NaN or infinite.
     """
     directory = Path(directory)
-    number = int(model.optimizer.iterations)
+    number = int(to_numpy(model.optimizer.iterations))
     path = directory / f"checkpoint-{number:010d}.zip"
     partial = directory / ".partial-checkpoint"
     try:
@@ -97,6 +97,11 @@ def read_checkpoint(model: keras.Model, directory: str | Path) -> Position | Non
     return None
 
 
+def to_numpy(variable: Any) -> np.ndarray:
+    """The value of a variable, by way of a tensor: several devices may hold one each."""
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+
+
 def _variables(model: keras.Model) -> list[Any]:
     return [*model.variables, *model.metrics_variables, *model.optimizer.variables]
 
@@ -110,7 +115,7 @@ def _write_variables(model: keras.Model, position: Position, file: Any) -> bool:
         state = {"position": position, "shapes": shapes}
         archive.writestr("state.json", json.dumps(state))
         for i, variable in enumerate(variables):
-            value = keras.ops.convert_to_numpy(variable)
+            value = to_numpy(variable)
             is_float = keras.backend.is_float_dtype(variable.dtype)
             if id(variable) in weights and is_float and not np.isfinite(value).all():
                 return False
@@ -130,6 +135,6 @@ def _read_variables(model: keras.Model, archive: zipfile.ZipFile, path: Path) ->
             "or with others."
         )
     for i, variable in enumerate(variables):
-        like = keras.ops.convert_to_numpy(variable)
+        like = to_numpy(variable)
         variable.assign(np.frombuffer(archive.read(str(i)), like.dtype).reshape(like.shape))
     return Position(*state["position"])

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_gpt2.training.devices import sum_over_devices
+
 
 class TokenSums(NamedTuple):
     """Weighted sums over the targets, scalars."""
@@ -49,7 +51,7 @@ def chunked_loss(
         train_matrix: bool; False leaves out the matrix's, a third of the work.
 
     Returns:
-        The scalar loss, and `TokenSums`.
+        The scalar loss, of all devices' targets under `tf.distribute`, and this one's `TokenSums`.
 
     Example:
         >>> hidden, targets = keras.ops.zeros((1, 3, 2)), keras.ops.array([[4, 0, -1]])
@@ -65,11 +67,14 @@ def chunked_loss(
     targets = ops.reshape(ops.cast(targets, "int32"), (-1,))  # (N,)
     real = ops.cast(targets >= 0, "float32")
     weights = real if weights is None else real * ops.reshape(ops.cast(weights, "float32"), (-1,))
-    sum_of_weights, count = ops.sum(weights), ops.maximum(ops.sum(real), 1.0)
+    sum_of_weights = ops.sum(weights)
+    count = ops.maximum(sum_over_devices(ops.sum(real)), 1.0)
 
     number = ops.shape(targets)[0]
-    chunks = -(-number // chunk_size)
-    size = -(-number // chunks)  # C: all chunks are of one length, none mostly empty
+    # Of a short batch one of several devices may get no row: that is one chunk of padding.
+    at_least_one = max if isinstance(number, int) else ops.maximum
+    chunks = at_least_one(-(-number // chunk_size), 1)
+    size = at_least_one(-(-number // chunks), 1)  # C: all chunks are equally long
 
     def in_chunks(x: Any) -> Any:
         x = ops.pad(x, ((0, chunks * size - number), *[(0, 0)] * (len(x.shape) - 1)))
@@ -116,7 +121,7 @@ def chunked_loss(
         return (sums[0] / count, sums), gradient
 
     loss, sums = loss_of(hidden, ops.convert_to_tensor(matrix))
-    return loss, TokenSums(sum_of_weights, sums[1], sums[2])
+    return sum_over_devices(loss), TokenSums(sum_of_weights, sums[1], sums[2])
 
 
 def _cross_entropy(

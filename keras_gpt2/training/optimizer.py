@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
+from keras_gpt2.training.devices import sum_over_devices
+
 NO_DECAY = ("bias", "beta", "gamma", "embeddings")
+
+
+@keras.saving.register_keras_serializable(package="keras_gpt2")
+class AdamW(keras.optimizers.AdamW):
+    """Keras clips the gradients of each device and then adds them up; this one adds them first."""
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        return super()._clip_gradients(sum_over_devices(grads))
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars
 
 
 def adamw(
@@ -61,7 +76,7 @@ def adamw(
         warmup_target=learning_rate if warmup_steps else None,
         warmup_steps=warmup_steps,
     )
-    optimizer = keras.optimizers.AdamW(
+    optimizer = AdamW(
         schedule,
         weight_decay=weight_decay,
         beta_2=beta_2,

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_gpt2.training.callbacks import callbacks, read_history
-from keras_gpt2.training.checkpoint import Position, read_checkpoint, write_checkpoint
+from keras_gpt2.training.checkpoint import Position, read_checkpoint, to_numpy, write_checkpoint
 
 
 def fit_resumable(
@@ -113,7 +113,7 @@ class _Checkpoints(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         # Keras resets the metrics when an epoch begins, also one that is half done.
         if self.position.step:
-            self.sums = [keras.ops.convert_to_numpy(v) for v in self.model.metrics_variables]
+            self.sums = [to_numpy(v) for v in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self.position.step:
