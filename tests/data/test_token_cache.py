@@ -118,7 +118,7 @@ def test_a_run_that_breaks_off_leaves_nothing(paths, tmp_path):
 
 @pytest.fixture
 def long_paths(tmp_path, monkeypatch):
-    """Files of 13 shards: several in a file and several files in one, two of them empty."""
+    """Files of 10 shards: several in a file and several files in one, two of them empty."""
     monkeypatch.setattr(text_files, "SHARD_BYTES", 97)
     rng = random.Random(5)
     paths = []
