@@ -24,8 +24,9 @@ def text_datasets(
     """Tokenizes text files once, and splits the ids into training and validation windows.
 
     The last `round(validation_fraction * N)` of all N token ids are validation; no window holds
-    ids of both. Memory stays constant: the ids lie in a cache file, found again by the bytes of
-    the files and the tokenizer's fingerprint.
+    ids of both. Memory stays constant but for 4 bytes a window: the ids lie in cache files, found
+    again by the bytes of the text and the tokenizer's fingerprint. A run that broke off leaves
+    those that are whole.
 
     Args:
         files: path, directory (all files below, sorted, hidden ones skipped), glob pattern, or a
@@ -64,7 +65,8 @@ def text_datasets(
     directory = default_cache_dir() if cache_dir is None else Path(cache_dir)
     ids = cached_token_ids(find_files(files), tokenizer, directory, progress)
     split = len(ids) - round(validation_fraction * len(ids))
-    training = (ids[:split], sequence_length, batch_size, True, seed)
+    train_ids, validation_ids = ids.split(split)
+    training = (train_ids, sequence_length, batch_size, True, seed)
     if bpe_dropout:
         train: WindowDataset = DropoutWindowDataset(
             *training, tokenizer=cast(DropoutTokenizer, tokenizer), bpe_dropout=bpe_dropout
@@ -73,4 +75,4 @@ def text_datasets(
         train = WindowDataset(*training)
     if validation_fraction == 0:
         return train, None
-    return train, WindowDataset(ids[split:], sequence_length, batch_size)
+    return train, WindowDataset(validation_ids, sequence_length, batch_size)

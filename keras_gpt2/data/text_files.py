@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 StrPath = str | os.PathLike[str]
 
 BLOCK_BYTES = 1 << 20
 PIECE_CHARACTERS = 1 << 14
+SHARD_BYTES = 1 << 28
 
 # In GPT-2's pattern whitespace only begins a token or fills one, and a run of whitespace leaves
 # its last character to the word that follows, or alone before it. So a token always ends before
@@ -21,6 +23,7 @@ PIECE_CHARACTERS = 1 << 14
 # A word character, not any visible one: a special token such as <|endoftext|> ends the text for
 # the look-ahead, so the whitespace before it stays together.
 _CUT = re.compile(r"[ \n](?=\w)")
+_MAYBE_CUT = re.compile(rb"[ \n](\w|[\xc2-\xf4][\x80-\xbf]{1,3})")  # the same in UTF-8, and more
 
 
 def find_files(files: StrPath | Sequence[StrPath]) -> list[Path]:
@@ -66,30 +69,79 @@ def _expand(entry: StrPath) -> list[Path]:
     return regular
 
 
-def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yields the bytes of a file, `BLOCK_BYTES` at a time."""
+class Part(NamedTuple):
+    """Bytes `start` to `stop` of a file; `stop` None is its end, also if that moves."""
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return (self.path.stat().st_size if self.stop is None else self.stop) - self.start
+
+
+def plan_shards(paths: Iterable[Path]) -> Iterator[list[Part]]:
+    """Yields the files in lists of parts, each of little more than `SHARD_BYTES` together.
+
+    A list ends only inside a file, where no token is cut, or after all files; a stretch without
+    such a place stays in one part however long it is.
+    """
+    shard: list[Part] = []
+    room = SHARD_BYTES
+    for path in paths:
+        start, size = 0, path.stat().st_size
+        while size - start > room and (cut := _find_cut(path, start + max(room, 0))) is not None:
+            yield [*shard, Part(path, start, cut)]
+            shard, room, start = [], SHARD_BYTES, cut
+        shard.append(Part(path, start, None))
+        room -= size - start
+    yield shard
+
+
+def _find_cut(path: Path, start: int) -> int | None:
+    """The first byte from `start` on where `_CUT` matches, None if there is none."""
     with open(path, "rb") as file:
+        file.seek(start)
         while block := file.read(BLOCK_BYTES):
+            for found in _MAYBE_CUT.finditer(block):
+                if re.match(r"\w", found[1].decode("utf-8", "replace")):
+                    return file.tell() - len(block) + found.start()
+            if len(block) == BLOCK_BYTES:
+                file.seek(-5, os.SEEK_CUR)  # a blank and a character may lie across the border
+    return None
+
+
+def read_blocks(part: Part) -> Iterator[bytes]:
+    """Yields the bytes of a part, at most `BLOCK_BYTES` at a time."""
+    with open(part.path, "rb") as file:
+        place = file.seek(part.start)
+        while part.stop is None or place < part.stop:
+            rest = BLOCK_BYTES if part.stop is None else part.stop - place
+            block = file.read(min(rest, BLOCK_BYTES))
+            if not block:
+                break
             yield block
+            place += len(block)
 
 
-def decode_utf8(blocks: Iterable[bytes], path: Path) -> Iterator[str]:
+def decode_utf8(blocks: Iterable[bytes], part: Part) -> Iterator[str]:
     """Yields the text of each block; a character that two blocks share comes with the second.
 
     Line endings and a byte order mark stay in the text: encoding it again gives the same bytes.
 
     Raises:
-        ValueError: bytes that are not UTF-8; the message names `path` and the byte offset.
+        ValueError: bytes that are not UTF-8; the message names the file and the byte offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
+    offset = part.start
     for block in chain(blocks, [b""]):
         held_back = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"Text files must be UTF-8 ({error.reason}). Received: {path}, "
+                f"Text files must be UTF-8 ({error.reason}). Received: {part.path}, "
                 f"byte 0x{error.object[error.start]:02x} at offset "
                 f"{offset - held_back + error.start}."
             ) from error

@@ -1,4 +1,4 @@
-"""Token ids of text files, written once to disk and memory-mapped from there."""
+"""Token ids of text files, written once to disk in shards and memory-mapped from there."""
 
 import hashlib
 import os
@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from keras_gpt2.data.text_files import decode_utf8, read_blocks, split_text
+from keras_gpt2.data.sharded_ids import ShardedIds
+from keras_gpt2.data.text_files import Part, decode_utf8, plan_shards, read_blocks, split_text
 
 FORMAT_VERSION = 1  # part of every key: raise it when the same text would give another file
 
@@ -42,13 +43,14 @@ def default_cache_dir() -> Path:
 
 def cached_token_ids(
     paths: Sequence[Path], tokenizer: Tokenizer, cache_dir: Path, progress: bool = True
-) -> np.ndarray:
-    """Returns the token ids of the files in order, memory-mapped from a file in `cache_dir`.
+) -> ShardedIds:
+    """Returns the token ids of the files in order, memory-mapped from files in `cache_dir`.
 
     The ids of each file equal those of its whole text encoded at once; `end_of_text_id`, where
-    the tokenizer has one, stands between two files. The cache file is a plain `.npy`, named
-    after the bytes of the files and the tokenizer's fingerprint: another text, order or
-    tokenizer never meets it. It appears whole or not at all; a damaged one is written again.
+    the tokenizer has one, stands between two files. Each shard of the text (`plan_shards`) has
+    a plain `.npy`, named after the bytes of its parts and the tokenizer's fingerprint: another
+    text, order or tokenizer never meets it. It appears whole or not at all; one that is missing
+    or damaged is written again, so that a run that broke off goes on after its last whole shard.
 
     Args:
         paths: files with UTF-8 text.
@@ -57,7 +59,7 @@ def cached_token_ids(
         progress: shows a progress bar on a terminal.
 
     Returns:
-        Shape (number of token ids,), uint16 for up to 65536 token ids, else uint32; read-only.
+        `ShardedIds`, one array a shard: uint16 for up to 65536 token ids, else uint32; read-only.
 
     Raises:
         OSError: a file cannot be read.
@@ -65,28 +67,42 @@ def cached_token_ids(
         RuntimeError: a file changed while it was read.
     """
     dtype = np.dtype("<u2" if tokenizer.vocabulary_size <= 1 << 16 else "<u4")
-    digests = []
-    for path in paths:
-        digest = hashlib.sha256()
-        for block in read_blocks(path):
-            digest.update(block)
-        digests.append(digest.hexdigest())
-    parts = [FORMAT_VERSION, tokenizer.fingerprint, tokenizer.end_of_text_id, dtype.str, *digests]
-    cache_path = cache_dir / f"{hashlib.sha256(repr(parts).encode()).hexdigest()}.npy"
+    if not any(path.stat().st_size for path in paths):
+        raise ValueError("files must hold text. Received: only empty files.")
+    identity = [FORMAT_VERSION, tokenizer.fingerprint, tokenizer.end_of_text_id, dtype.str]
+    shards, missing = [], {}
+    for parts in plan_shards(paths):
+        digests = [_digest(part) for part in parts]
+        name = hashlib.sha256(repr([*identity, *digests]).encode()).hexdigest()
+        shards.append(cache_dir / f"{name}.npy")
+        if _open_whole(shards[-1], dtype) is None:
+            missing[shards[-1]] = parts, digests
+    bar = tqdm(
+        desc="Tokenizing",
+        total=sum(part.num_bytes for parts, _ in missing.values() for part in parts),
+        unit="B",
+        unit_scale=True,
+        disable=None if progress and missing else True,  # None: silent unless on a terminal
+    )
+    with bar:
+        for path, (parts, digests) in missing.items():
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            # A name of its own, then a rename: no killed run nor one beside us is in the way.
+            handle, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    _write_npy(file, _encode(parts, digests, tokenizer, bar), dtype)
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+    return ShardedIds([np.lib.format.open_memmap(path, mode="r") for path in shards])
 
-    ids = _open_whole(cache_path, dtype)
-    if ids is None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        # A name of its own, then a rename: neither a killed run nor one beside us is in the way.
-        handle, temporary = tempfile.mkstemp(dir=cache_dir, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _write_npy(file, _encode_files(paths, digests, tokenizer, progress), dtype)
-            os.replace(temporary, cache_path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        ids = np.lib.format.open_memmap(cache_path, mode="r")
-    return ids
+
+def _digest(part: Part) -> str:
+    digest = hashlib.sha256()
+    for block in read_blocks(part):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _open_whole(path: Path, dtype: np.dtype[Any]) -> np.ndarray | None:
@@ -111,32 +127,22 @@ def _write_npy(file: BinaryIO, chunks: Iterator[np.ndarray], dtype: np.dtype[Any
     for chunk in chunks:
         file.write(chunk.astype(dtype).tobytes())
         length += len(chunk)
-    if length == 0:
-        raise ValueError("files must hold text. Received: only empty files.")
     if write_header(length) != start:
         raise RuntimeError("numpy wrote .npy headers of two lengths.")
 
 
-def _encode_files(
-    paths: Sequence[Path], digests: Sequence[str], tokenizer: Tokenizer, progress: bool
+def _encode(
+    parts: Sequence[Part], digests: Sequence[str], tokenizer: Tokenizer, bar: Any
 ) -> Iterator[np.ndarray]:
-    bar = tqdm(
-        desc="Tokenizing",
-        total=sum(path.stat().st_size for path in paths),
-        unit="B",
-        unit_scale=True,
-        disable=None if progress else True,  # None: silent unless on a terminal
-    )
-    with bar:
-        for number, path in enumerate(paths):
-            if number > 0 and tokenizer.end_of_text_id is not None:
-                yield np.array([tokenizer.end_of_text_id])
-            digest = hashlib.sha256()
-            for pieces in split_text(decode_utf8(_watch(read_blocks(path), digest, bar), path)):
-                ids = [np.array(row, np.int64) for row in tokenizer.encode_batch(pieces)]
-                yield _checked(np.concatenate(ids), tokenizer.vocabulary_size)
-            if digest.hexdigest() != digests[number]:
-                raise RuntimeError(f"Files must not change while read. Received: {path}.")
+    for number, part in enumerate(parts):
+        if number > 0 and tokenizer.end_of_text_id is not None:
+            yield np.array([tokenizer.end_of_text_id])
+        digest = hashlib.sha256()
+        for pieces in split_text(decode_utf8(_watch(read_blocks(part), digest, bar), part)):
+            ids = [np.array(row, np.int64) for row in tokenizer.encode_batch(pieces)]
+            yield _checked(np.concatenate(ids), tokenizer.vocabulary_size)
+        if digest.hexdigest() != digests[number]:
+            raise RuntimeError(f"Files must not change while read. Received: {part.path}.")
 
 
 def _watch(blocks: Iterator[bytes], digest: Any, bar: Any) -> Iterator[bytes]:

@@ -2,11 +2,15 @@
 
 import numpy as np
 
+from keras_gpt2.data.sharded_ids import ShardedIds
+
 CHUNK_IDS = 1 << 20
 
 
 def unigram_perplexity(
-    train_ids: np.ndarray, validation_ids: np.ndarray, vocabulary_size: int
+    train_ids: np.ndarray | ShardedIds,
+    validation_ids: np.ndarray | ShardedIds,
+    vocabulary_size: int,
 ) -> float:
     """Computes the perplexity of `validation_ids` under the token frequencies of `train_ids`.
 
@@ -14,7 +18,7 @@ def unigram_perplexity(
     smoothing, the context ignored. Constant memory, so both may be memory-mapped.
 
     Args:
-        train_ids: integers in [0, vocabulary_size), shape (N,).
+        train_ids: integers in [0, vocabulary_size), shape (N,), an array or `ShardedIds`.
         validation_ids: the same, shape (M,), M at least 1.
         vocabulary_size: int.
 
@@ -37,7 +41,7 @@ def unigram_perplexity(
     return float(np.exp(-(validation_counts @ log_probabilities) / len(validation_ids)))
 
 
-def _counts(ids: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def _counts(ids: np.ndarray | ShardedIds, vocabulary_size: int) -> np.ndarray:
     counts = np.zeros(vocabulary_size, np.int64)
     for start in range(0, len(ids), CHUNK_IDS):
         chunk = ids[start : start + CHUNK_IDS]

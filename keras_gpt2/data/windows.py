@@ -2,7 +2,8 @@
 
 import keras
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+
+from keras_gpt2.data.sharded_ids import ShardedIds
 
 
 class WindowDataset(keras.utils.PyDataset):
@@ -20,7 +21,7 @@ class WindowDataset(keras.utils.PyDataset):
     also permutes the batches, by Python's global `random`, which `seed` cannot repeat.
 
     Args:
-        token_ids: integers, shape (N,), for instance memory-mapped; N at least
+        token_ids: integers, shape (N,), an array or `ShardedIds`, maybe memory-mapped; N at least
             `(batch_size + 1) * sequence_length` with `shuffle`, else `sequence_length + 1`.
         sequence_length, batch_size: int, at least 1.
         shuffle: bool.
@@ -36,7 +37,7 @@ class WindowDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        token_ids: np.ndarray,
+        token_ids: np.ndarray | ShardedIds,
         sequence_length: int,
         batch_size: int,
         shuffle: bool = False,
@@ -69,7 +70,6 @@ class WindowDataset(keras.utils.PyDataset):
         self.num_tokens = len(token_ids)
         slack = sequence_length if shuffle else 1
         self.num_windows = (self.num_tokens - slack) // sequence_length
-        self._windows = sliding_window_view(token_ids, sequence_length + 1)
         self.epoch = 0
 
     @property
@@ -79,14 +79,15 @@ class WindowDataset(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        offset, order = 0, np.arange(self.num_windows)
+        self._offset = 0
+        # The smallest integers that will do: this is all that grows with the text.
+        self._order = np.arange(self.num_windows, dtype=np.min_scalar_type(self.num_windows))
         if self.shuffle:
             generator = np.random.default_rng((self.seed, epoch))
-            offset = int(generator.integers(self.sequence_length))
-            generator.shuffle(order)
+            self._offset = int(generator.integers(self.sequence_length))
+            generator.shuffle(self._order)
         self._epoch = epoch
-        self._starts = offset + self.sequence_length * order
-        self._unseen: set[int] | None = None  # batches of a begun pass that nobody asked for yet
+        self._unseen: np.ndarray | None = None  # batches of a begun pass nobody asked for yet
 
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
@@ -101,19 +102,22 @@ class WindowDataset(keras.utils.PyDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index must lie in [0, {len(self)}). Received: index={index}.")
         if self._unseen is not None:
-            self._unseen.discard(index)
-        starts = self._starts[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = self._rows(starts)
+            self._unseen[index] = False
+        order = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = self._rows(self._offset + self.sequence_length * order.astype(np.int64))
         return rows[:, :-1], rows[:, 1:]
 
     def _rows(self, starts: np.ndarray) -> np.ndarray:
         """The windows at these places, int32 (batch_size, sequence_length + 1)."""
-        return self._windows[starts].astype(np.int32)
+        rows = np.empty((len(starts), self.sequence_length + 1), np.int32)
+        for row, start in zip(rows, starts.tolist(), strict=True):
+            row[:] = self.token_ids[start : start + self.sequence_length + 1]
+        return rows
 
     def on_epoch_begin(self) -> None:
         """Called by Keras before a pass, or a part of one (`steps_per_epoch`)."""
         if self._unseen is None:
-            self._unseen = set(range(len(self)))
+            self._unseen = np.ones(len(self), bool)
 
     def on_epoch_end(self) -> None:
         """Called by Keras after a pass: goes on to the next epoch if the pass was whole.
@@ -122,5 +126,5 @@ class WindowDataset(keras.utils.PyDataset):
         first batch, and after every part when `steps_per_epoch` cuts a pass in parts. (That look
         is a whole pass where there is one batch: such a dataset begins with epoch 1 on JAX.)
         """
-        if self._unseen is not None and not self._unseen:
+        if self._unseen is not None and not self._unseen.any():
             self.epoch += 1

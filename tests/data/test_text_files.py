@@ -6,7 +6,14 @@ import pytest
 from stand_ins import BytePairStandIn
 
 from keras_gpt2.data import text_files
-from keras_gpt2.data.text_files import decode_utf8, find_files, read_blocks, split_text
+from keras_gpt2.data.text_files import (
+    Part,
+    decode_utf8,
+    find_files,
+    plan_shards,
+    read_blocks,
+    split_text,
+)
 
 # Whitespace of every kind and length, with some that Python and Rust see differently (\x1c,
 # \u200b), contractions, letters, numbers and signs of several scripts, a special token.
@@ -71,7 +78,7 @@ def test_bytes_survive_reading(tmp_path, monkeypatch):
     data = "\ufeffé\r\n你好\n🙂\r\x00 e\u0301".encode()
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    assert "".join(decode_utf8(read_blocks(path), path)).encode() == data
+    assert "".join(decode_utf8(read_blocks(Part(path)), Part(path))).encode() == data
 
 
 @pytest.mark.parametrize("block_bytes", [1, 2, 3, 4, 100])
@@ -89,7 +96,59 @@ def test_the_offset_of_a_bad_byte(tmp_path, monkeypatch, block_bytes, data, byte
     path.write_bytes(data)
     place = f"{re.escape(str(path))}, byte 0x{byte} at offset {offset}\\."
     with pytest.raises(ValueError, match=place):
-        list(decode_utf8(read_blocks(path), path))
+        list(decode_utf8(read_blocks(Part(path)), Part(path)))
+
+
+def read(part):
+    return b"".join(read_blocks(part))
+
+
+def test_a_bad_byte_behind_the_start_of_a_part(tmp_path):
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"one two\xff")
+    part = Part(path, 3, 8)
+    with pytest.raises(ValueError, match="byte 0xff at offset 7"):
+        list(decode_utf8(read_blocks(part), part))
+
+
+@pytest.mark.parametrize("block_bytes", [6, 7, 100])
+def test_shards_are_cut_where_no_token_is(tokenizer, tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(text_files, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(text_files, "SHARD_BYTES", 13)
+    rng = random.Random(4)
+    texts = [fuzzed_text(rng, rng.randint(0, 60)) for _ in range(500)]
+    path = tmp_path / "text"
+    lengths = []
+    for text in texts:
+        path.write_bytes(text.encode())
+        parts = [read(part).decode() for shard in plan_shards([path]) for part in shard]
+        assert "".join(parts) == text
+        assert all(len(part.encode()) >= 13 for part in parts[:-1])
+        whole, *split = tokenizer.encode_batch([text, *parts])
+        assert sum(split, []) == whole, parts
+        # As early as may be: no place to cut between 13 bytes and the end.
+        for part in parts:
+            after = len(part.encode()[:13].decode(errors="replace").rstrip("\ufffd"))
+            assert not re.search(r"[ \n](?=\w)", part[after + 1 :]), part
+        lengths.append(len(parts))
+    assert max(lengths) > 4
+
+
+def test_a_shard_takes_small_files_and_begins_inside_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "SHARD_BYTES", 10)
+    paths = [tmp_path / name for name in "abcd"]
+    for path, text in zip(paths, ["", "one two", "1 34 67 901 345", " x"], strict=True):
+        path.write_text(text)
+    a, b, c, d = paths
+    assert list(plan_shards(paths)) == [
+        [Part(a), Part(b), Part(c, 0, 4)],
+        [Part(c, 4), Part(d, 0, 0)],
+        [Part(d)],
+    ]
+    assert [read(part) for shard in plan_shards(paths) for part in shard] == [
+        b"", b"one two", b"1 34", b" 67 901 345", b"", b" x"
+    ]  # fmt: skip
+    assert Part(c, 4).num_bytes == 11 and Part(c, 4, 9).num_bytes == 5
 
 
 @pytest.fixture

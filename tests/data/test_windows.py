@@ -62,6 +62,16 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert orders[0, 0] != tuple(sorted(orders[0, 0]))
 
 
+@pytest.mark.parametrize("num_windows", [29, 300])  # in bytes and in more
+def test_the_order_is_that_of_numpy_on_int64(num_windows):
+    dataset = WindowDataset(np.arange((num_windows + 1) * 7), 7, 1, shuffle=True, seed=3)
+    dataset.epoch = 2
+    generator = np.random.default_rng((3, 2))
+    offset, order = generator.integers(7), np.arange(num_windows)
+    generator.shuffle(order)
+    assert starts(dataset) == (offset + 7 * order).tolist()
+
+
 class FirstInput(keras.metrics.Metric):
     """The first input id of the last batch."""
 
