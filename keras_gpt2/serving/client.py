@@ -13,22 +13,21 @@ from keras_gpt2.serving.base_client import BaseClient
 class Client(BaseClient):
     """Asks a model that TensorFlow Serving serves, over REST or gRPC.
 
-    The first question also asks which signatures the model has: what is no export of ours is
-    refused. Connections are kept open. What is tried again, after growing waits, is a refused or
-    broken connection and the answers that say "later" (429, 502, 503; RESOURCE_EXHAUSTED,
-    UNAVAILABLE), never a bad request nor a timeout.
+    The first question also asks for the model's signatures: what is no export of ours is refused.
+    Tried again, after growing waits, are a refused or broken connection and the answers that mean
+    "later" (429, 502, 503; RESOURCE_EXHAUSTED, UNAVAILABLE), never a bad request nor a timeout.
 
     Args:
         url: the server's address, `"http://localhost:8501"` (or https) for REST,
             `"grpc://localhost:8500"` for gRPC, which needs `keras_gpt2[grpc]`.
         name: the model's name there.
         version: int, a version, or str, a version's label; None is the latest.
-        timeout: seconds to wait for an answer; over gRPC including what is tried again.
-        retries: int >= 0, how often to try again, over gRPC at most 4 times.
-        backoff: seconds of the first wait between two tries; each later one is twice as long.
+        timeout: seconds to wait for an answer; over gRPC with all that is tried again.
+        retries: int >= 0, how often to try again; over gRPC 4 times at most.
+        backoff: seconds that scale the waits, each twice the one before; over gRPC 0.01 at least.
 
     Raises:
-        ValueError: for another kind of address; at the first question, if a signature is missing.
+        ValueError: for another kind of address; on a question, if a signature is missing.
         ModuleNotFoundError: if gRPC is asked for and not installed.
         ConnectionError: on a question, if no server answers or it says that it can not now.
         TimeoutError: on a question, if the answer takes too long, here or there.

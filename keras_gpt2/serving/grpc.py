@@ -86,7 +86,8 @@ class GrpcConnection:
 
 
 def _options(retries: int, backoff: float) -> list[tuple[str, Any]]:
-    milliseconds = max(round(1000 * backoff), 1)
+    # gRPC sometimes never ends a call whose wait is a millisecond (grpc issue 41036).
+    milliseconds = max(round(1000 * backoff), 10)
     options: list[tuple[str, Any]] = [
         # 4 MB else, which the logits of a few rows exceed.
         ("grpc.max_receive_message_length", -1),

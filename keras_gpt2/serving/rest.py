@@ -57,8 +57,8 @@ class RestConnection:
         signatures = answer["metadata"]["signature_def"]["signature_def"]
         check_signatures(signatures, self.url)
         return {
-            signature: {name: DTYPES.get(info["dtype"]) for name, info in about["outputs"].items()}
-            for signature, about in signatures.items()
+            name: {key: DTYPES.get(info["dtype"]) for key, info in about.get("outputs", {}).items()}
+            for name, about in signatures.items()
         }
 
     def predict(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -82,6 +82,6 @@ class AskingTests:
         with pytest.raises((RuntimeError, ValueError), match="nothing"):
             client.predict("nothing", {"prompt": ["a"]})
         with pytest.raises((RuntimeError, ValueError), match="input"):
-            client.predict("generate", {"prompt": ["a"]})
+            client.predict("score", {})
         with pytest.raises((RuntimeError, ValueError, TypeError), match="expected type|int32"):
             client.predict("generate", {**inputs, "seed": [1.5, 2.5]})

@@ -285,13 +285,14 @@ class GrpcServer:
         try:
             self._find(request.model_spec)
             name, signature = self.export.signature(request.model_spec.signature_name)
-            arrays = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
-            if set(arrays) != set(signature.inputs):
+            tensors = {**signature.defaults, **request.inputs}
+            if set(tensors) != set(signature.inputs):
                 raise Refused(400, "input size does not match signature")
             for key, info in signature.inputs.items():
-                if request.inputs[key].dtype != info.dtype:
+                if tensors[key].dtype != info.dtype:
                     wanted = tf.as_dtype(info.dtype).name
                     raise Refused(400, f"Expects arg {key} to be {wanted} but other is provided")
+            arrays = {key: tf.make_ndarray(value) for key, value in tensors.items()}
             for key, array in self.export.run(name, arrays).items():
                 answer.outputs[key].CopyFrom(tf.make_tensor_proto(array))
         except Refused as refusal:

@@ -129,9 +129,9 @@ def test_a_directory_that_is_none_of_ours(tmp_path):
         kg.serving.SavedModelClient(tmp_path)
 
 
-def test_answers_of_many_megabytes(server, on_disk):
+def test_answers_of_many_megabytes(grpc_server, on_disk):
     rows = [[i % 311 for i in range(start, start + 23)] for start in range(160)]
-    logits = kg.serving.Client(server.url, "my model").logits(rows)
+    logits = kg.serving.Client(grpc_server.url, "my model").logits(rows)
     assert sum(row.nbytes for row in logits) > 4.5e6
     np.testing.assert_allclose(logits[159], on_disk.logits(rows[159:])[0], rtol=1e-4, atol=1e-4)
 

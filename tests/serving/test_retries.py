@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from keras_gpt2.serving.client import Client
 from tests.serving.stand_in_server import HttpServer, JsonHandler
@@ -99,6 +100,15 @@ def test_metadata_is_tried_again_too(server):
     with pytest.raises(RuntimeError, match="400: no"):
         Client(server.url, "small", backoff=0.001).tokenize("a")
     assert [path for path, _ in server.seen] == [MODEL + "/metadata"] * 2
+
+
+def test_a_refused_connection_is_tried_again_and_a_slow_one_not():
+    session = Client("http://127.0.0.1:9", "small", retries=2)._connection._session
+    policy = session.get_adapter("http://127.0.0.1:9").max_retries
+    left = policy.increment("POST", "/", error=NewConnectionError(None, "refused"))
+    assert (policy.total, left.total) == (2, 1)
+    with pytest.raises(ConnectTimeoutError):
+        policy.increment("POST", "/", error=ConnectTimeoutError(None, "too slow"))
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

@@ -22,7 +22,7 @@ import requests
 
 import keras_gpt2 as kg
 from keras_gpt2.serving.client import connect
-from keras_gpt2.serving.server import BINARY, server_command
+from keras_gpt2.serving.server import BINARY, METRICS_PATH, server_command
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel needs the TensorFlow backend", allow_module_level=True)
@@ -84,7 +84,7 @@ def wait_for(url, server, log, seconds=120):
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
-            if "AVAILABLE" in requests.get(url, timeout=5).text:
+            if '"AVAILABLE"' in requests.get(url, timeout=5).text:
                 return
         except requests.RequestException:
             pass
@@ -114,19 +114,16 @@ class TestRealServer(AskingTests):
             assert together == ask(seed)
 
     def test_a_refusal_shows_the_servers_words(self, client):
-        with pytest.raises(RuntimeError, match="answered (400|INVALID_ARGUMENT).*nothing"):
+        with pytest.raises(RuntimeError, match="answered (400|[A-Z_]+): .*nothing"):
             client.predict("nothing", {"prompt": ["a"]})
 
+    def test_the_plain_request(self, addresses, on_disk):
+        url = addresses["URL"].rstrip("/")
+        body = '{"instances": ["Once upon", {"b64": "/w=="}]}'
+        answer = requests.post(f"{url}/v1/models/small:predict", data=body, timeout=60)
+        texts = on_disk.predict("serving_default", {"prompt": ["Once upon", b"\xff"]})["text"]
+        assert answer.json() == {"predictions": texts.tolist()}
 
-def test_the_plain_request(addresses, on_disk):
-    answer = requests.post(
-        f"{addresses['URL'].rstrip('/')}/v1/models/small:predict",
-        data='{"instances": ["Once upon", {"b64": "/w=="}]}',
-        timeout=60,
-    )
-    texts = on_disk.predict("serving_default", {"prompt": ["Once upon", b"\xff"]})["text"]
-    assert answer.json() == {"predictions": texts.tolist()}
-    metrics = requests.get(
-        f"{addresses['URL'].rstrip('/')}/monitoring/prometheus/metrics", timeout=60
-    )
-    assert "tensorflow" in metrics.text
+    def test_prometheus_can_read(self, addresses):
+        url = addresses["URL"].rstrip("/") + METRICS_PATH
+        assert "tensorflow" in requests.get(url, timeout=60).text
