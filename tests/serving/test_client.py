@@ -19,6 +19,11 @@ from tests.serving.small_export import small_export
 from tests.serving.stand_in_server import Export, GrpcServer, HttpServer
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Not here: after a new seed TensorFlow instantiates every function again, which is slow."""
+
+
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     version = small_export(tmp_path_factory.mktemp("saved_models") / "small")

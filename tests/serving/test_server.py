@@ -33,6 +33,11 @@ from tests.serving.small_export import small_export
 BATCHING = "max_batch_size { value: 16 } batch_timeout_micros { value: 2000 }"
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Not here: after a new seed TensorFlow instantiates every function again, which is slow."""
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("saved_models") / "small"
