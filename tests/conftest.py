@@ -15,8 +15,9 @@ TEXT = (
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _seeded():
+    # Once a module: after a new seed TensorFlow instantiates every function again.
     keras.utils.set_random_seed(0)
 
 

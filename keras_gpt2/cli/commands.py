@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -107,28 +109,47 @@ def export(options: argparse.Namespace) -> None:
 
 
 def query(options: argparse.Namespace) -> None:
-    if options.target.startswith(("http://", "https://")):
-        url, found, name = options.target.partition("/v1/models/")
-        if not found or not name:
-            raise ValueError(
-                "A server's target must look like http://localhost:8501/v1/models/NAME. "
-                f"Received: {options.target}."
-            )
-        client: Any = kg.serving.Client(url, name.removesuffix(":predict"))
+    from keras_gpt2.serving.client import connect
+
+    if "://" in options.target:
+        client: Any = connect(options.target, options.timeout)
     else:
         client = kg.serving.SavedModelClient(options.target)
     _print_texts(options.prompt, client.generate(options.prompt, **_sampling(options)))
 
 
 def inspect(options: argparse.Namespace) -> None:
-    from keras_gpt2.serving.client import _version as find_version
     from keras_gpt2.serving.inspection import check_export
+    from keras_gpt2.serving.saved_model import last_version
 
-    version = find_version(options.directory)
+    version = last_version(options.directory)
     print((version / "README.md").read_text(encoding="utf-8"))
     print(f"Checking {version}")
     for line in check_export(version):
         print(f"- {line}")
+
+
+def serve(options: argparse.Namespace) -> None:
+    from keras_gpt2.serving.server import METRICS_PATH, model_directory, server_command
+
+    command = server_command(
+        options.directory,
+        options.name,
+        options.rest_port,
+        options.port,
+        options.timeout,
+        batching=options.batching,
+        xla=options.xla,
+    )
+    name = options.name or model_directory(options.directory).name
+    url = f"http://localhost:{options.rest_port}"
+    print(f"+ {shlex.join(command)}\n")
+    print("When it says that it exports the REST API, ask it:\n")
+    print(f"""  curl -d '{{"instances": ["Once upon"]}}' {url}/v1/models/{name}:predict""")
+    print(f"  keras-gpt2 query {url}/v1/models/{name} --prompt 'Once upon'\n")
+    print(f"Prometheus reads {url}{METRICS_PATH}\n", flush=True)
+    # Takes this process's place, so that signals and the exit code are the server's own.
+    os.execvp(command[0], command)
 
 
 def convert(options: argparse.Namespace) -> None:

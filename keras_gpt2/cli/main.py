@@ -18,6 +18,7 @@ GPT-2 on your own text: train a model, let it write, and export it for TensorFlo
   keras-gpt2 generate runs/book --prompt "Once upon"
   keras-gpt2 export runs/book saved_models/book
   keras-gpt2 query saved_models/book --prompt "Once upon"
+  keras-gpt2 serve saved_models/book              with tensorflow_model_server or docker
   keras-gpt2 convert runs/book book-hf --to hugging-face
 """
 
@@ -199,8 +200,31 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     query = add("query", "ask an export, on disk or behind a server")
-    query.add_argument("target", help="saved_models/NAME, or http://localhost:8501/v1/models/NAME")
+    query.add_argument(
+        "target",
+        help="saved_models/NAME, http://localhost:8501/v1/models/NAME or "
+        "grpc://localhost:8500/v1/models/NAME; a server's also with /versions/N or /labels/LABEL",
+    )
     _add_sampling(query, temperature=0.8)
+    query.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for a server")
+
+    serve = add(
+        "serve",
+        "start TensorFlow Serving on a model's exports",
+        "Runs tensorflow_model_server if it is on the PATH, else docker. Requests are merged into "
+        "batches if the last version has a batching_params.pbtxt.",
+    )
+    serve.add_argument("directory", type=Path, help="saved_models/NAME")
+    serve.add_argument("--name", help="the model's name in addresses (default: the directory's)")
+    serve.add_argument("--rest-port", type=int, default=8501, help="for REST and monitoring")
+    serve.add_argument("--port", type=int, default=8500, help="for gRPC")
+    serve.add_argument(
+        "--timeout", type=float, default=30.0, help="most seconds for a REST request"
+    )
+    serve.add_argument(
+        "--no-batching", dest="batching", action="store_false", help="answer one by one"
+    )
+    serve.add_argument("--xla", action="store_true", help="allow exports that were made for XLA")
     return parser
 
 

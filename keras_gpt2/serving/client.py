@@ -1,19 +1,37 @@
-"""Asking a server, or a directory."""
+"""Asking a model behind a server."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from keras_gpt2.serving.base_client import BaseClient
 
 
-class Client:
-    """Sends prompts to a model that TensorFlow Serving serves over REST.
+class Client(BaseClient):
+    """Asks a model that TensorFlow Serving serves, over REST or gRPC.
+
+    The first question also asks for the model's signatures: what is no export of ours is refused.
+    Tried again, after growing waits, are a refused or broken connection and the answers that mean
+    "later" (429, 502, 503; RESOURCE_EXHAUSTED, UNAVAILABLE), never a bad request nor a timeout.
 
     Args:
-        url: the server's address, for example `"http://localhost:8501"`.
+        url: the server's address, `"http://localhost:8501"` (or https) for REST,
+            `"grpc://localhost:8500"` for gRPC, which needs `keras_gpt2[grpc]`.
         name: the model's name there.
-        timeout: seconds to wait for an answer.
+        version: int, a version, or str, a version's label; None is the latest.
+        timeout: seconds to wait for an answer; over gRPC with all that is tried again.
+        retries: int >= 0, how often to try again; over gRPC 4 times at most.
+        backoff: seconds that scale the waits, each twice the one before; over gRPC 0.01 at least.
+
+    Raises:
+        ValueError: for another kind of address; on a question, if a signature is missing.
+        ModuleNotFoundError: if gRPC is asked for and not installed.
+        ConnectionError: on a question, if no server answers or it says that it can not now.
+        TimeoutError: on a question, if the answer takes too long, here or there.
+        RuntimeError: on a question, with the server's status and words, if it refuses.
 
     Example:
         >>> client = Client("http://localhost:8501", "tales")  # doctest: +SKIP
@@ -21,110 +39,67 @@ class Client:
         [' a time there was']
     """
 
-    def __init__(self, url: str, name: str, timeout: float = 60.0) -> None:
-        self.url = f"{url.rstrip('/')}/v1/models/{name}"
-        self.timeout = timeout
-
-    def generate(
+    def __init__(
         self,
-        prompts: str | Sequence[str],
-        max_new_tokens: int | Sequence[int] = 64,
-        temperature: float | Sequence[float] = 1.0,
-        top_k: int | Sequence[int] = 0,
-        top_p: float | Sequence[float] = 1.0,
-        seed: int | Sequence[int] = 0,
-    ) -> list[str]:
-        """The completions of prompts, as `keras_gpt2.generate` gives them.
+        url: str,
+        name: str,
+        version: int | str | None = None,
+        timeout: float = 60.0,
+        retries: int = 3,
+        backoff: float = 0.25,
+    ) -> None:
+        # Imported here, so that a user of one kind does not wait for the other's libraries.
+        self._connection: Any
+        scheme = urlsplit(url).scheme
+        if scheme in ("http", "https"):
+            from keras_gpt2.serving.rest import RestConnection
 
-        Raises:
-            ConnectionError: if no server answers.
-            RuntimeError: with the server's own words, if it refuses.
-            ValueError: with the row's number, if a parameter breaks its rule.
-        """
-        inputs = generate_inputs(prompts, max_new_tokens, temperature, top_k, top_p, seed)
-        # All inputs always: REST does not fill in defaults.
-        return completions(self.predict("generate", inputs)) if inputs["prompt"] else []
+            self._connection = RestConnection(url, name, version, timeout, retries, backoff)
+        elif scheme == "grpc":
+            from keras_gpt2.serving.grpc import GrpcConnection
 
-    def predict(self, signature: str, inputs: dict[str, list]) -> dict[str, list]:
-        """Any signature: named columns in, named columns out."""
-        import requests
-
-        body: dict[str, Any] = {"signature_name": signature, "inputs": inputs}
-        try:
-            answer = requests.post(f"{self.url}:predict", json=body, timeout=self.timeout)
-        except requests.RequestException as error:
-            raise ConnectionError(f"No answer from {self.url}: {error}") from None
-        if answer.status_code != 200:
-            raise RuntimeError(f"The server answered {answer.status_code}: {answer.text.strip()}")
-        return answer.json()["outputs"]
-
-
-class SavedModelClient:
-    """`Client`'s face over an exported version on disk, loaded with TensorFlow alone.
-
-    Args:
-        directory: a version (`saved_models/NAME/1`) or a model's directory, whose last version
-            is taken.
-
-    Raises:
-        FileNotFoundError: if there is no SavedModel.
-    """
-
-    def __init__(self, directory: str | Path) -> None:
-        import tensorflow as tf
-
-        self.version = _version(Path(directory))
-        self._loaded = tf.saved_model.load(str(self.version))
-
-    generate = Client.generate
-
-    def predict(self, signature: str, inputs: dict[str, list]) -> dict[str, list]:
-        """Any signature: named columns in, named columns out."""
-        import tensorflow as tf
-
-        function = self._loaded.signatures[signature]
-        specs = function.structured_input_signature[1]
-        tensors = {key: tf.constant(value, specs[key].dtype) for key, value in inputs.items()}
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, list):
-                return [plain(v) for v in value]
-            return value.decode("utf-8") if isinstance(value, bytes) else value
-
-        return {key: plain(value.numpy().tolist()) for key, value in function(**tensors).items()}
-
-
-def _version(directory: Path) -> Path:
-    if (directory / "saved_model.pb").exists():
-        return directory
-    versions = [p for p in directory.glob("*/saved_model.pb") if p.parent.name.isdigit()]
-    if not versions:
-        raise FileNotFoundError(
-            "An export is a directory with saved_model.pb, or one that holds numbered versions. "
-            f"Received: {directory}."
-        )
-    return max(versions, key=lambda p: int(p.parent.name)).parent
-
-
-def generate_inputs(prompts: str | Sequence[str], *parameters: Any) -> dict[str, list]:
-    """The columns of the `generate` signature, every parameter once per row."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-    inputs: dict[str, list] = {"prompt": prompts}
-    for name, value in zip(names, parameters, strict=True):
-        column = list(value) if isinstance(value, Sequence) else [value] * len(prompts)
-        if len(column) != len(prompts):
+            self._connection = GrpcConnection(url, name, version, timeout, retries, backoff)
+        else:
             raise ValueError(
-                f"{name} must be one value, or one for each of the {len(prompts)} prompts. "
-                f"Received: {len(column)} values."
+                "A server's address must look like http://localhost:8501 or "
+                f"grpc://localhost:8500. Received: {url}."
             )
-        inputs[name] = column
-    return inputs
+
+    def predict(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        return self._connection.predict(signature, inputs)
+
+    def close(self) -> None:
+        """Closes the connections; also at the end of a `with` block."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
-def completions(outputs: dict[str, list]) -> list[str]:
-    """The column of texts, if no row was refused."""
-    for row, reason in enumerate(outputs["finish_reason"]):
-        if reason.startswith("invalid: "):
-            raise ValueError(f"{reason.removeprefix('invalid: ')} (prompt {row})")
-    return outputs["text"]
+def connect(address: str, timeout: float = 60.0) -> Client:
+    """The client for `http://HOST:PORT/v1/models/NAME`, also with `/versions/N` or `/labels/LABEL`.
+
+    A gRPC server's address has the same form, with `grpc://`.
+    """
+    url, _, path = address.removesuffix(":predict").rstrip("/").partition("/v1/models/")
+    name, *rest = (unquote(part) for part in path.split("/"))
+    version: int | str | None = None
+    match rest:
+        case []:
+            pass
+        case ["versions", number] if number.isdecimal():
+            version = int(number)
+        case ["labels", label]:
+            version = label
+        case _:
+            name = ""
+    if not name:
+        raise ValueError(
+            "A server's target must look like http://localhost:8501/v1/models/NAME or "
+            "grpc://localhost:8500/v1/models/NAME, perhaps with /versions/N or /labels/LABEL. "
+            f"Received: {address}."
+        )
+    return Client(url, name, version, timeout)
