@@ -1,5 +1,6 @@
 """What a server sees of exports that are killed, or run side by side."""
 
+import os
 import subprocess
 import sys
 
@@ -74,9 +75,10 @@ def test_killed_exports_and_two_at_once_leave_whole_versions_only(tmp_path):
     for directory in (*directories, both):
         directory.mkdir()
     arguments = [str(argument) for job in jobs for argument in job]
-    answer = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True
-    )
+    # Who is killed leaves temporary files.
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.split() == ["-9"] * len(KILLED) + ["0", "0"], answer.stderr
     for directory, expected in [
         *zip(directories, KILLED.values(), strict=True),
