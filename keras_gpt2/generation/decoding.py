@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_gpt2.generation.drafts import look_up, may_guess, new_balance, update_balance
-from keras_gpt2.generation.sampling import random_uniform, sample
+from keras_gpt2.generation.sampling import random_bits, sample
 
 
 class Sampling(NamedTuple):
@@ -112,9 +112,9 @@ def decode(
         must not exceed the model's sequence_length.
     """
     batch, length = ops.shape(token_ids)
-    uniform = random_numbers(sampling, num_steps)
+    bits = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps, in_place)
-    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
+    chooser = Chooser(token_ids, sampling, bits, vocabulary, rules)
     decoded, last = chooser.append(nothing(batch, num_steps), logits, 0)
 
     def going(step: Any, decoded: Decoded, *_: Any) -> Any:
@@ -198,9 +198,9 @@ def decode_recomputing(
 
     Slow and obvious: the oracle of the tests. Arguments and result are `decode`'s.
     """
-    uniform = random_numbers(sampling, num_steps)
+    bits = random_numbers(sampling, num_steps)
     decoded = nothing(ops.shape(token_ids)[0], num_steps)
-    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
+    chooser = Chooser(token_ids, sampling, bits, vocabulary, rules)
     for step in range(num_steps):
         logits = model(token_ids, training=False)[:, -1]
         decoded, last = chooser.append(decoded, logits, step)
@@ -211,10 +211,10 @@ def decode_recomputing(
 
 
 def random_numbers(sampling: Sampling, num_steps: Any) -> Any:
-    """The numbers of all steps, float32 `(B, num_steps)`."""
+    """The random bits of all steps, uint32 `(B, num_steps)`."""
     # All steps at once: one small table instead of a hundred tiny operations for every token.
     steps = ops.arange(num_steps, dtype="int32")
-    return random_uniform(sampling.seed[:, None], steps[None])  # (B, N)
+    return random_bits(sampling.seed[:, None], steps[None])  # (B, N)
 
 
 def nothing(batch: Any, num_steps: Any) -> Decoded:
@@ -246,7 +246,7 @@ class Chooser(NamedTuple):
 
     prompt: Any  # int32 (B, P)
     sampling: Sampling
-    uniform: Any  # float32 (B, N), of `random_numbers`
+    bits: Any  # uint32 (B, N), of `random_numbers`
     vocabulary: Vocabulary
     rules: tuple
 
@@ -254,7 +254,7 @@ class Chooser(NamedTuple):
         """Chooses the tokens of one step and writes them down; also gives them, int32 (B,)."""
         logits = ruled(logits, self.prompt, decoded.token_ids, step, self.vocabulary, self.rules)
         _, temperature, top_k, top_p, _ = self.sampling
-        chosen = sample(logits, temperature, top_k, top_p, ops.take(self.uniform, step, axis=1))
+        chosen = sample(logits, temperature, top_k, top_p, ops.take(self.bits, step, axis=1))
         active = active_rows(decoded, self.sampling, step)
         log_prob = ops.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
         log_prob = log_prob - ops.logsumexp(logits, axis=-1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-def random_uniform(seed: Any, step: Any) -> Any:
-    """Numbers in [0, 1) that depend on `seed` and `step` alone, 24 random bits each.
+def random_bits(seed: Any, step: Any) -> Any:
+    """32 random bits that depend on `seed` and `step` alone.
 
     No state is kept and no other row is looked at: the same request gives the same text whoever
     shares its batch, on every backend.
@@ -21,17 +22,16 @@ def random_uniform(seed: Any, step: Any) -> Any:
         step: int32, broadcastable with `seed`.
 
     Returns:
-        float32 of the broadcast shape.
+        uint32 of the broadcast shape.
 
     Example:
-        >>> float(random_uniform(keras.ops.array([7]), keras.ops.array([0]))[0]) < 1.0
+        >>> int(random_bits(keras.ops.array([0]), keras.ops.array([0]))[0]) == 0x6B200159
         True
 
     Source: Threefry-2x32 with 20 rounds; Salmon et al. 2011, "Parallel Random Numbers: As Easy
     as 1, 2, 3", section 4.2.
     """
-    bits = ops.right_shift(_threefry(seed, step)[0], _uint32(8))
-    return ops.cast(bits, "float32") * 2.0**-24
+    return _threefry(seed, step)[0]
 
 
 def _uint32(x: Any) -> Any:
@@ -56,19 +56,34 @@ def _threefry(key: Any, counter: Any) -> tuple[Any, Any]:
     return x, y
 
 
-def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, uniform: Any) -> Any:
+def _uniform(bits: Any, count: int) -> Any:
+    """`count` numbers in (0, 1) for each 32 bits; float32 (B,) -> (B, count).
+
+    The last step of MurmurHash3 spreads the bits: a twentieth of Threefry's cost for each token.
+    """
+    x = ops.arange(count, dtype="int32")
+    x = ops.bitwise_xor(_uint32(x) * _uint32(np.uint32(0x9E3779B9)), bits[:, None])
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = ops.bitwise_xor(x, ops.right_shift(x, _uint32(shift))) * _uint32(np.uint32(factor))
+    x = ops.bitwise_xor(x, ops.right_shift(x, _uint32(16)))
+    # As fine as can be near 0, where the likely become unlikely; never 1.
+    return ops.minimum((ops.cast(x, "float32") + 0.5) * 2.0**-32, 1 - 2.0**-24)
+
+
+def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> Any:
     """Draws one token per row, each row by its own parameters.
 
     The distribution is `softmax(logits / temperature)`, cut to its `top_k` likeliest tokens, then
-    to the smallest set of likeliest tokens whose share of what is left reaches `top_p`. The token
-    is where the cumulated distribution passes `uniform`.
+    to the smallest set of likeliest tokens whose share of what is left reaches `top_p`. Each token
+    waits for an exponential time of its probability, and the first is taken: rounding, which is
+    not the same in every batch, then matters only where two are nearly first.
 
     Args:
         logits: float32 `(B, V)`.
         temperature: float32 `(B,)`; 0 takes the likeliest token.
         top_k: int32 `(B,)`; 0 switches this filter off.
         top_p: float32 `(B,)` in (0, 1]; 1 switches this filter off.
-        uniform: float32 `(B,)` in [0, 1).
+        bits: uint32 `(B,)`, random.
 
     Returns:
         int32 token ids `(B,)`.
@@ -76,7 +91,8 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, uniform: Any) 
     Example:
         >>> one = keras.ops.ones((1,))
         >>> logits = keras.ops.array([[0.0, 2.0, 1.0]])
-        >>> sample(logits, 0 * one, keras.ops.array([0]), one, 0.5 * one).numpy().tolist()
+        >>> bits = random_bits(keras.ops.array([7]), keras.ops.array([0]))
+        >>> sample(logits, 0 * one, keras.ops.array([0]), one, bits).numpy().tolist()
         [1]
 
     Source: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.2 (top-k); Holtzman
@@ -85,20 +101,21 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, uniform: Any) 
     greedy = argmax(logits)  # (B,)
     drawn = ops.cond(
         ops.any(temperature > 0),
-        lambda: _draw(logits, temperature, top_k, top_p, uniform),
+        lambda: _draw(logits, temperature, top_k, top_p, bits),
         lambda: greedy,
     )
     return ops.where(temperature > 0, drawn, greedy)
 
 
-def _draw(logits: Any, temperature: Any, top_k: Any, top_p: Any, uniform: Any) -> Any:
+def _draw(logits: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> Any:
     warmth = ops.where(temperature > 0, temperature, 1.0)
     # The maximum goes first: logits divided by a tiny temperature would overflow.
     scaled = (logits - ops.max(logits, axis=-1, keepdims=True)) / warmth[:, None]
     weights = ops.exp(scaled)  # (B, V), 1 for the likeliest
     weights = ops.cond(ops.any(top_k > 0), lambda: _keep_top_k(weights, top_k), lambda: weights)
     weights = ops.cond(ops.any(top_p < 1), lambda: _keep_top_p(weights, top_p), lambda: weights)
-    return _invert(weights, uniform)
+    waits = -ops.log1p(-_uniform(bits, weights.shape[-1]))  # (B, V)
+    return argmax(weights / waits)
 
 
 def _keep_top_k(weights: Any, top_k: Any) -> Any:
@@ -156,35 +173,12 @@ def _search(num_bits: int, holds: Any, rows: Any) -> Any:
 
 def argmax(logits: Any) -> Any:
     """The first index of the largest logit; int32 (B,)."""
-    blocks = _blocks(logits, -float("inf"))
+    # Looking at all blocks and then into one is several times as fast under XLA as one argmax
+    # over a vocabulary.
+    size = logits.shape[-1]
+    width = math.isqrt(size - 1) + 1
+    blocks = ops.pad(logits, ((0, 0), (0, width * width - size)), constant_values=-float("inf"))
+    blocks = ops.reshape(blocks, (-1, width, width))
     block = ops.argmax(ops.max(blocks, axis=-1), axis=-1)  # (B,)
     inside = ops.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]  # (B, W)
-    return ops.cast(block * blocks.shape[-1] + ops.argmax(inside, axis=-1), "int32")
-
-
-def _invert(weights: Any, uniform: Any) -> Any:
-    """The first index whose cumulated weight passes `uniform` times the whole; int32 (B,)."""
-    blocks = _blocks(weights, 0.0)
-    width = blocks.shape[-1]
-    until = ops.cumsum(ops.sum(blocks, axis=-1), axis=-1)  # (B, W)
-    goal = uniform * until[:, -1]
-    block = ops.cast(ops.argmax(until > goal[:, None], axis=-1), "int32")  # (B,)
-    inside = ops.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]  # (B, W)
-    before = ops.take_along_axis(until, block[:, None], axis=1) - ops.sum(inside, -1, keepdims=True)
-    # The last weight of the block is chosen where rounding leaves the goal just behind it.
-    passed = ops.cumsum(inside, axis=-1) + before > goal[:, None]
-    last = width - 1 - ops.argmax(ops.flip(inside, axis=-1) > 0, axis=-1)
-    place = ops.where(ops.any(passed, axis=-1), ops.argmax(passed, axis=-1), last)
-    return block * width + ops.cast(place, "int32")
-
-
-def _blocks(x: Any, fill: float) -> Any:
-    """(B, V) as (B, W, W), filled up at the end.
-
-    Looking at all blocks and then into one is several times as fast under XLA as one `argmax` or
-    cumulated sum over a vocabulary.
-    """
-    size = x.shape[-1]
-    width = math.isqrt(size - 1) + 1
-    x = ops.pad(x, ((0, 0), (0, width * width - size)), constant_values=fill)
-    return ops.reshape(x, (-1, width, width))
+    return ops.cast(block * width + ops.argmax(inside, axis=-1), "int32")

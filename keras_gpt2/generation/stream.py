@@ -96,18 +96,18 @@ def _stream(
 def _start(model: Any, token_ids: Any, *rest: Any) -> tuple:
     *parameters, num_steps, vocabulary, rules = rest
     sampling = Sampling(*parameters)
-    uniform = random_numbers(sampling, num_steps)
+    bits = random_numbers(sampling, num_steps)
     logits, cache, mask = prefill(model, token_ids, num_steps)
-    chooser = Chooser(token_ids, sampling, uniform, vocabulary, rules)
+    chooser = Chooser(token_ids, sampling, bits, vocabulary, rules)
     decoded, chosen = chooser.append(nothing(1, num_steps), logits, 0)
-    return chosen, tuple(decoded), cache, mask, uniform
+    return chosen, tuple(decoded), cache, mask, bits
 
 
 def _advance(
     model: Any, token_ids: Any, last: Any, before: Any, cache: Any, mask: Any, *rest: Any
 ) -> tuple:
-    uniform, *parameters, place, step, vocabulary, rules = rest
-    chooser = Chooser(token_ids, Sampling(*parameters), uniform, vocabulary, rules)
+    bits, *parameters, place, step, vocabulary, rules = rest
+    chooser = Chooser(token_ids, Sampling(*parameters), bits, vocabulary, rules)
     logits, cache = model.call_with_cache(last[:, None], cache, place, mask)
     decoded, chosen = chooser.append(Decoded(*before), logits, step)
-    return chosen, tuple(decoded), cache, mask, uniform
+    return chosen, tuple(decoded), cache, mask, bits

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_gpt2.generation.sampling import _threefry, random_uniform, sample
+from keras_gpt2.generation.sampling import _threefry, _uniform, random_bits, sample
 
 N = 20_000
 
@@ -20,13 +20,13 @@ def softmax(x):
 
 def draw(logits, temperature=1.0, top_k=0, top_p=1.0, rows=N):
     """Frequencies of the tokens in `rows` draws."""
-    uniform = random_uniform(ops.arange(rows, dtype="int32"), ops.zeros((rows,), "int32"))
+    bits = random_bits(ops.arange(rows, dtype="int32"), ops.zeros((rows,), "int32"))
     ids = sample(
         ops.convert_to_tensor(np.tile(np.float32(logits), (rows, 1))),
         ops.full((rows,), temperature, "float32"),
         ops.full((rows,), top_k, "int32"),
         ops.full((rows,), top_p, "float32"),
-        uniform,
+        bits,
     )
     return np.bincount(numpy(ids), minlength=len(logits)) / rows
 
@@ -37,15 +37,39 @@ def test_threefry_equals_the_published_vectors():
     assert (int(x[0]), int(y[0])) == (0x6B200159, 0x99BA4EFE)
 
 
-def test_numbers_are_uniform_and_depend_on_seed_and_step_alone():
+def test_bits_are_uniform_and_depend_on_seed_and_step_alone():
     seeds = ops.arange(-50, 50, dtype="int32")[:, None]
-    numbers = numpy(random_uniform(seeds, ops.arange(200, dtype="int32")[None]))
-    assert numbers.min() >= 0 and numbers.max() < 1
-    counts = np.histogram(numbers, 20, (0, 1))[0]
+    bits = numpy(random_bits(seeds, ops.arange(200, dtype="int32")[None]))
+    counts = np.histogram(bits, 20, (0, 2**32))[0]
     assert np.abs(counts - 1000).max() < 160  # 5 standard deviations
-    assert len(np.unique(numbers)) > 19_900
-    again = numpy(random_uniform(ops.array([7]), ops.array([3])))
-    assert again[0] == numbers[57, 3]
+    assert len(np.unique(bits)) > 19_990
+    again = numpy(random_bits(ops.array([7]), ops.array([3])))
+    assert again[0] == bits[57, 3]
+
+
+def test_a_tokens_number_is_uniform_and_tells_nothing_of_others():
+    bits = random_bits(ops.arange(500, dtype="int32"), ops.zeros((500,), "int32"))
+    numbers = numpy(_uniform(bits, 211))
+    assert numbers.min() > 0 and numbers.max() < 1
+    counts = np.histogram(numbers, 20, (0, 1))[0]
+    assert np.abs(counts - 5275).max() < 360  # 5 standard deviations
+    for other in (numbers[:, 1:], numbers[1:], np.roll(numbers, 3)):  # of token, of seed
+        here = numbers[: other.shape[0], : other.shape[1]]
+        assert abs(np.corrcoef(here.ravel(), other.ravel())[0, 1]) < 0.016
+
+
+def test_rounding_chooses_no_other_token():
+    rng = np.random.default_rng(0)
+    # As in a text: few likely tokens, and thousands whose shares add up.
+    logits = -1.1 * np.log(1 + rng.permuted(np.tile(np.arange(20011), (300, 1)), axis=1))
+    logits = logits.astype("float32")
+    one = np.ones(300, "float32")
+    bits = random_bits(ops.arange(300, dtype="int32"), ops.zeros((300,), "int32"))
+    chosen = [
+        numpy(sample(ops.array(some), ops.array(one), ops.array(0 * one, "int32"), one, bits))
+        for some in (logits, logits + rng.normal(0, 1e-5, logits.shape).astype("float32"))
+    ]
+    np.testing.assert_array_equal(*chosen)
 
 
 LOGITS = np.array([0.0, 2.0, 1.0, -1.0, 1.5, -30.0, 0.5])
@@ -88,7 +112,7 @@ def test_each_row_has_its_own_parameters():
         np.float32([0, 1, 2, 0.5, 1, 1e-30]),
         np.int32([0, 0, 5, 0, 1, 0]),
         np.float32([1, 1, 1, 0.5, 1, 1]),
-        np.float32([0.3, 0.999, 0.1, 0.5, 0.9, 0.7]),
+        np.uint32([3, 2**32 - 1, 0, 5, 7, 11]),
     )
     together = numpy(sample(*map(ops.convert_to_tensor, (logits, *parameters))))
     for i in range(rows):
