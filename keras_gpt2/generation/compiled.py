@@ -36,7 +36,9 @@ def compiled(
             import tensorflow as tf
 
             cache[key] = (
-                tf.function(run, jit_compile=True) if jit_compile else _for_any_shape(tf, run)
+                tf.function(run, autograph=False, jit_compile=True)
+                if jit_compile
+                else _for_any_shape(tf, run)
             )
     return cache[key]
 
@@ -53,7 +55,7 @@ def _for_any_shape(tf: Any, run: Callable) -> Callable:
         tensors = tf.nest.map_structure(tf.convert_to_tensor, tensors)
         if traced is None:
             specs = tf.nest.map_structure(any_shape, tensors)
-            traced = tf.function(run).get_concrete_function(*specs)
+            traced = tf.function(run, autograph=False).get_concrete_function(*specs)
         return traced(*tensors)
 
     return call

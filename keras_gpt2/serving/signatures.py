@@ -25,7 +25,7 @@ SHORTEST = 16  # prompt tokens in the least bucket
 def _signature(function: Any, **specs: tf.TensorSpec) -> Any:
     """`function` traced once for these inputs, which a request names like this."""
     named = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
-    return tf.function(function, input_signature=named)
+    return tf.function(function, input_signature=named, autograph=False)
 
 
 class ServedGPT2(tf.Module):
@@ -72,11 +72,11 @@ class ServedGPT2(tf.Module):
         specs = [TOKEN_IDS, INTS, INTS, FLOATS, INTS, FLOATS, INTS]
         # Functions of their own, so that the graph holds each once, and measuring needs no other.
         self._continue = tf.function(
-            self._decode, input_signature=specs, jit_compile=jit_compile or None
-        )
+            self._decode, autograph=False, jit_compile=jit_compile or None
+        ).get_concrete_function(*specs)
         self._logits = tf.function(
-            lambda token_ids: model(token_ids, training=False), input_signature=[TOKEN_IDS]
-        )
+            lambda token_ids: model(token_ids, training=False), autograph=False
+        ).get_concrete_function(TOKEN_IDS)
 
     def signatures(self) -> dict[str, Any]:
         """Signature name -> tf.function with named inputs and outputs."""

@@ -74,7 +74,9 @@ class AskingTests:
             seed=[1, 1],
         )
         outputs = client.predict("generate", inputs)
-        dtypes = dict(text="O", num_tokens="int32", log_prob="float32", finish_reason="O", truncated="bool")
+        dtypes = dict(
+            text="O", num_tokens="int32", log_prob="float32", finish_reason="O", truncated="bool"
+        )
         assert {name: values.dtype for name, values in outputs.items()} == dtypes
         assert outputs["num_tokens"].tolist() == [3, 0]
         assert outputs["finish_reason"][0] == "length"
