@@ -18,11 +18,11 @@ def batching_parameters(jit_compile: bool) -> str:
     """
     lines = [
         f"max_batch_size {{ value: {MAX_BATCH_SIZE} }}",
-        "# No request waits for others: those that come while a batch runs are the next one.",
-        "batch_timeout_micros { value: 0 }",
-        "num_batch_threads { value: 1 }",
-        "# More than these wait nowhere and are told so (429); a client tries again.",
-        "max_enqueued_batches { value: 64 }",
+        "# Short beside a text's seconds, and enough for the answered of one batch to ask again.",
+        "batch_timeout_micros { value: 5000 }",
+        "num_batch_threads { value: 2 }",
+        "# Of more than these a server says that it is busy; a client then tries again.",
+        "max_enqueued_batches { value: 100 }",
     ]
     if jit_compile:
         lines += [f"allowed_batch_sizes: {b}" for b in BUCKETS if b <= MAX_BATCH_SIZE]

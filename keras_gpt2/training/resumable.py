@@ -57,7 +57,7 @@ def fit_resumable(
     _forget_epochs(directory / "history.csv", position.epoch)
     keeper = _Checkpoints(directory / "checkpoints", checkpoint_seconds, len(training), position)
     arguments = dict(
-        validation_data=validation,
+        validation_data=_quickly_read(validation),
         shuffle=False,  # the dataset shuffles; Keras would shuffle its batches again
         **kwargs,
     )
@@ -75,12 +75,19 @@ def fit_resumable(
     if epoch < epochs:
         training.epoch = epoch
         model.fit(
-            training,
+            _quickly_read(training),
             initial_epoch=epoch,
             epochs=epochs,
             callbacks=[*callbacks(directory, tensorboard, resume=True), keeper],
             **arguments,
         )
+
+
+def _quickly_read(dataset: Any) -> Any:
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    return (
+        dataset.as_tf_dataset() if on_tensorflow and hasattr(dataset, "as_tf_dataset") else dataset
+    )
 
 
 class _Rest(keras.utils.PyDataset):

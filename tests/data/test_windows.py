@@ -124,6 +124,22 @@ def test_fit_over_parts_of_an_epoch_moves_on_after_the_last():
     assert dataset.epoch == 1
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data")
+def test_as_a_tf_dataset_it_gives_the_same_epochs():
+    dataset = make()
+    batches = dataset.as_tf_dataset()
+    assert len(batches) == 5 and batches.element_spec[0].shape == (5, 7)
+    for epoch in (0, 1, 2):
+        assert [int(inputs[0, 0]) for inputs, _ in batches] == expected(epoch)
+    dataset.epoch = 7
+    assert [int(inputs[0, 0]) for inputs, _ in batches] == expected(7)
+    next(iter(batches))  # a pass that broke off
+    assert [int(inputs[0, 0]) for inputs, _ in batches] == expected(8)
+    fixed = WindowDataset(IDS, 7, 4)
+    for got, wanted in zip(fixed.as_tf_dataset(), fixed, strict=True):
+        np.testing.assert_array_equal(got[1], wanted[1])
+
+
 def test_a_callback_may_set_the_epoch():
     dataset = make()
 
