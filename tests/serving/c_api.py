@@ -13,7 +13,12 @@ import json
 import math
 import sys
 
-TYPES = {"float32": (1, ctypes.c_float), "int32": (3, ctypes.c_int32), "string": (7, None)}
+TYPES = {
+    "float32": (1, ctypes.c_float),
+    "int32": (3, ctypes.c_int32),
+    "string": (7, None),
+    "bool": (10, ctypes.c_bool),
+}
 NUMBERS = dict(TYPES.values())
 STRING = 7
 STRING_BYTES = 24

@@ -58,7 +58,7 @@ def line(signature, inputs):
 def array(code, shape, values):
     if code == 7:
         values = [value.encode("latin-1") for value in values]
-    return np.array(values, {1: "float32", 3: "int32", 7: object}[code]).reshape(shape)
+    return np.array(values, {1: "float32", 3: "int32", 7: object, 10: bool}[code]).reshape(shape)
 
 
 def test_every_signature_answers_as_in_a_session(ask, small):

@@ -43,7 +43,8 @@ class Batches(keras.utils.PyDataset):
     def __len__(self):
         return -(-self.rows // 4)
     def __getitem__(self, i):
-        return inputs[: self.rows][4 * i :][:4], targets[: self.rows][4 * i :][:4]
+        # Copies: TensorFlow may work in place in what it is given.
+        return tuple(x[: self.rows][4 * i :][:4].copy() for x in (inputs, targets))
 
 def fit(devices, wrap, data):
     with kg.training.on_devices(devices):
