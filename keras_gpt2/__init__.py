@@ -6,7 +6,7 @@ The names below stand in the order the data flows. What needs TensorFlow is impo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from keras_gpt2 import data, generation, layers, text, training
+from keras_gpt2 import data, generation, layers, text, training, visualize
 from keras_gpt2.generation import generate, stream
 from keras_gpt2.models import GPT2, PRESETS
 from keras_gpt2.text.tokenizer import BytePairTokenizer
@@ -32,6 +32,7 @@ __all__ = [
     "stream",
     "serving",
     "text",
+    "visualize",
 ]
 
 _LAZY = {
