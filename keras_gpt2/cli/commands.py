@@ -102,6 +102,7 @@ def export(options: argparse.Namespace) -> None:
         **_sampling(options),
         weights=options.weights,
         jit_compile=options.xla,
+        max_new_tokens_limit=options.max_new_tokens_limit,
         description=description(options.model),
     )
     print(f"Wrote {version}; its README.md says how to serve and ask it.")

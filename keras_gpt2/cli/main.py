@@ -178,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         help="store matrices so, half or a quarter of the size",
     )
     export.add_argument(
+        "--max-new-tokens-limit",
+        type=int,
+        help="most tokens that a request may ask for (default: what fits in 15 s here)",
+    )
+    export.add_argument(
         "--xla", action="store_true", help="decode under XLA, which the server must be allowed"
     )
 

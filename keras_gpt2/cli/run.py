@@ -47,6 +47,8 @@ def description(directory: str | Path) -> str:
     if not path.exists():
         return ""
     files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    if isinstance(files, list):  # written before texts had their hashes there
+        return ""
     lines = [f"- `{Path(name).name}`, sha256 `{digest}`" for name, digest in files.items()]
     shown = [*lines[:10], f"- and {len(lines) - 10} more"] if len(lines) > 10 else lines
     return "\n".join(["Trained on:", "", *shown])
@@ -108,6 +110,8 @@ def continue_run(output: Path) -> tuple[Any, kg.BytePairTokenizer]:
             f"Received: {output}."
         )
     options = json.loads((output / RUN).read_text(encoding="utf-8"))
+    if isinstance(options["files"], list):  # written before texts had their hashes there
+        options["files"] = {path: _sha256(Path(path)) for path in options["files"]}
     for path, digest in options["files"].items():
         if _sha256(Path(path)) != digest:
             raise ValueError(

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 from keras_gpt2.generation import Sampling
 from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving import batching
-from keras_gpt2.serving.limits import measure_speed
+from keras_gpt2.serving.limits import REST_SECONDS, measure_speed
 from keras_gpt2.serving.readme import write_readme
 from keras_gpt2.serving.signatures import ServedGPT2
 from keras_gpt2.serving.warmup import bucket_records, example_records, write_records
@@ -53,7 +54,7 @@ def export(
         top_p: float, of `serving_default`; 1 is off.
         seed: int, of `serving_default`.
         max_new_tokens_limit: int, the most that a request to `generate` may ask for; None: what
-            fits in 15 s here, which is measured, and at least 64, as far as there is room.
+            fits in 15 s here for one prompt, measured, and at least 64, as far as there is room.
         weights: `"int8"` or `"bfloat16"` stores the matrices so, a quarter or half of the size on
             disk and in memory; a server without XLA is slower with them. None: as the model has
             them.
@@ -107,8 +108,16 @@ def export(
     speed = measure_speed(served, model.sequence_length)
     if max_new_tokens_limit is None:
         served.limit = max(speed.limit(model.sequence_length), max_new_tokens)
+    seconds = speed.seconds(served.limit, model.sequence_length)
+    if seconds > REST_SECONDS:
+        warnings.warn(
+            f"A request for {served.limit} new tokens took {seconds:.0f} s here, and REST allows "
+            f"{REST_SECONDS:.0f} s: start the server with a larger --rest_api_timeout_in_ms, or "
+            "export with a smaller max_new_tokens_limit.",
+            stacklevel=2,
+        )
 
-    directory = Path(directory)
+    directory = Path(directory).absolute()  # its name is the model's
     directory.mkdir(parents=True, exist_ok=True)
     # A server takes integer names only, so this one is invisible to it.
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
@@ -120,7 +129,7 @@ def export(
         ]
         version = partial / "version"
         tf.saved_model.save(served, str(version), signatures=served.signatures())
-        (version / batching.NAME).write_text(batching.batching_parameters(jit_compile))
+        (version / batching.NAME).write_text(batching.PARAMETERS)
         records = example_records(version, served.limit)
         if jit_compile:
             records += bucket_records(model.sequence_length, batching.MAX_BATCH_SIZE)

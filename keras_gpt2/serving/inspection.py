@@ -51,10 +51,16 @@ def check_export(version: Path) -> list[str]:
         records = list(read_records(version))
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise ExportError(f"{version} cannot be loaded: {error}") from error
+    for name in ("assets/vocab.json", "assets/merges.txt", "batching_params.pbtxt"):
+        if not (version / name).exists():
+            raise ExportError(f"An export must hold {name}. Received: {version}, without it.")
     asked = [record for record in records if record.outputs]
     for record in asked:
         inputs = {name: tf.constant(value) for name, value in record.inputs.items()}
-        answer = loaded.signatures[record.signature](**inputs)
+        try:
+            answer = loaded.signatures[record.signature](**inputs)
+        except (KeyError, tf.errors.OpError) as error:
+            raise ExportError(f"{record.signature} cannot be asked: {error}") from error
         for name, expected in record.outputs.items():
             if not _alike(answer[name].numpy(), expected):
                 raise ExportError(

@@ -12,6 +12,7 @@ from keras_gpt2.generation import Sampling
 # Half of the time that TensorFlow Serving's REST gives a request: rows that it merges with others
 # take longer.
 SECONDS = 15.0
+REST_SECONDS = 30.0
 
 
 class Speed(NamedTuple):
@@ -21,9 +22,9 @@ class Speed(NamedTuple):
     token: float  # seconds for a new token
 
     def seconds(self, new_tokens: int, sequence_length: int) -> float:
-        """The longest that a request for one prompt and `new_tokens` takes."""
+        """The longest that a request for one prompt and up to `new_tokens` takes."""
         share = 1 - new_tokens / sequence_length
-        return share * self.prompt + new_tokens * self.token
+        return max(self.prompt, share * self.prompt + new_tokens * self.token)
 
     def limit(self, sequence_length: int) -> int:
         """The most new tokens within SECONDS; at least 64, as far as there is room for them."""
@@ -38,18 +39,20 @@ class Speed(NamedTuple):
 def measure_speed(served: Any, sequence_length: int) -> Speed:
     """Times a `ServedGPT2` here and now, each call three times; the least counts."""
 
-    def seconds(prompt: int, new_tokens: int) -> float:
-        # So hot that hardly ever a row ends early.
+    def seconds(prompt: int, new_tokens: int) -> tuple[float, int]:
+        """And how many tokens came: so hot that hardly ever a row ends early."""
         values = (new_tokens, 1000.0, 0, 0.95, 0)
         sampling = Sampling(*(tf.constant([value]) for value in values))
         taken = []
         for _ in range(3):
             start = time.perf_counter()
-            served.continue_ids(tf.zeros([1, prompt], tf.int32), sampling).token_ids.numpy()
+            decoded = served.continue_ids(tf.zeros([1, prompt], tf.int32), sampling)
+            count = int(decoded.num_tokens[0])
             taken.append(time.perf_counter() - start)
-        return min(taken)
+        return min(taken), count
 
     steps = min(16, sequence_length - 1)
-    one = seconds(1, 1)
-    token = (seconds(1, steps) - one) / max(steps - 1, 1)
-    return Speed(seconds(sequence_length - 1, 1), max(token, 0.0))
+    prompt = sequence_length - steps  # the last tokens, which see the most, take longest
+    one, _ = seconds(prompt, 1)
+    several, count = seconds(prompt, steps)
+    return Speed(one, max(several - one, 0.0) / max(count - 1, 1))

@@ -10,10 +10,10 @@ from typing import Any
 from keras_gpt2.generation import Sampling
 from keras_gpt2.serving import batching
 from keras_gpt2.serving.limits import Speed
+from keras_gpt2.serving.server import XLA_FLAG
 from keras_gpt2.serving.warmup import PROMPT, Record
 
 IMAGE = "tensorflow/serving"
-XLA_FLAG = "--xla_cpu_compilation_enabled=true"
 
 
 def write_readme(
@@ -36,7 +36,8 @@ def write_readme(
     xla_note = (
         f"This export decodes under XLA: without `{XLA_FLAG}` the server refuses to load it.\n"
         "It compiles one program for each number of rows and of prompt tokens, rounded up; the\n"
-        "warm-up requests make them all while the model loads.\n\n"
+        f"warm-up requests make those of up to {batching.MAX_BATCH_SIZE} rows while the model "
+        "loads.\n\n"
         if jit_compile
         else ""
     )
@@ -55,9 +56,9 @@ A GPT-2 language model as a TensorFlow SavedModel: text in, text out.
   {defaults.temperature}, top_k {defaults.top_k}, top_p {defaults.top_p}, seed {defaults.seed}
 - `generate` takes these as inputs, one value per row; max_new_tokens is at most {limit}
 - on the machine that exported it a new token took {1000 * speed.token:.3g} ms, a prompt that fills
-  the context {speed.prompt:.3g} s, so the longest request for one prompt
+  the context {speed.prompt:.3g} s, so the longest request for one prompt alone
   {speed.seconds(limit, length):.3g} s; REST allows 30 s unless the server is started with
-  `--rest_api_timeout_in_ms`
+  `--rest_api_timeout_in_ms`, and prompts that are answered together take longer
 
 ## Serve it
 
@@ -71,8 +72,12 @@ With requests merged into batches, as `{batching.NAME}` here says:
 
 ```
 {docker}{xla} \\
-  --enable_batching --enable_per_model_batching_parameters
+  --enable_batching --enable_per_model_batching_parameters \\
+  --batching_parameters_file=/models/{name}/VERSION/{batching.NAME}
 ```
+
+VERSION is this directory's number: the number of threads is the whole server's, and read from that
+file alone. `keras-gpt2 serve` puts all this together.
 
 A new version is the next number beside this one; the server takes it within a second and leaves
 the old one. Removing the new directory takes it back.

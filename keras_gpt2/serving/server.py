@@ -11,6 +11,7 @@ from keras_gpt2.serving.saved_model import last_version
 BINARY = "tensorflow_model_server"
 IMAGE = "tensorflow/serving:2.21.0"
 METRICS_PATH = "/monitoring/prometheus/metrics"
+XLA_FLAG = "--xla_cpu_compilation_enabled=true"
 MONITORING = Path(__file__).with_name("monitoring.config")
 
 
@@ -33,7 +34,7 @@ def server_command(
         timeout: seconds after which a REST request is given up.
         batching: False answers requests one by one, though the last version has a
             batching_params.pbtxt.
-        xla: True for exports that need XLA.
+        xla: True allows XLA; where the last version's README.md asks for it, it is anyway.
 
     Raises:
         FileNotFoundError: if there is no version, or nothing that could serve it.
@@ -92,8 +93,9 @@ def _flags(
         shared = served / parameters.relative_to(directory)
         flags += ["--enable_batching=true", "--enable_per_model_batching_parameters=true"]
         flags += [f"--batching_parameters_file={shared}"]
-    if xla:
-        flags += ["--xla_cpu_compilation_enabled=true"]
+    readme = last_version(directory) / "README.md"
+    if xla or (readme.exists() and XLA_FLAG in readme.read_text(encoding="utf-8")):
+        flags += [XLA_FLAG]
     return flags
 
 

@@ -74,8 +74,8 @@ class ServedGPT2(tf.Module):
         self._continue = tf.function(
             self._decode, autograph=False, jit_compile=jit_compile or None
         ).get_concrete_function(*specs)
-        self._logits = tf.function(
-            lambda token_ids: model(token_ids, training=False), autograph=False
+        self._hidden_states = tf.function(
+            model.hidden_states, autograph=False
         ).get_concrete_function(TOKEN_IDS)
 
     def signatures(self) -> dict[str, Any]:
@@ -184,18 +184,28 @@ class ServedGPT2(tf.Module):
         token_ids = tf.pad(token_ids, [[0, 0], [0, 1]], constant_values=-1)  # at least one
         token_ids = token_ids[:, :length]
         targets = tf.pad(token_ids[:, 1:], [[0, 0], [0, 1]], constant_values=-1)
-        logits = self._logits(token_ids)[:, :, : self._vocabulary.size]
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=tf.maximum(targets, 0), logits=logits
-        )  # (B, T)
-        log_prob = -tf.reduce_sum(tf.where(targets >= 0, losses, 0.0), axis=1)
+
+        def row_log_prob(row: tuple[Any, Any]) -> Any:
+            logits = self._project(row[0][None])[0, :, : self._vocabulary.size]  # (T, V)
+            labels = tf.maximum(row[1], 0)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            return -tf.reduce_sum(tf.where(row[1] >= 0, losses, 0.0))
+
+        # Row by row: the logits of a batch of long texts would fill a server's memory.
+        rows_of_one = (self._hidden_states(token_ids), targets)
+        log_prob = tf.map_fn(
+            row_log_prob, rows_of_one, parallel_iterations=1, fn_output_signature=tf.float32
+        )  # (B,)
         num_tokens = tf.reduce_sum(tf.cast(targets >= 0, tf.int32), axis=1)
         mean = tf.math.divide_no_nan(log_prob, tf.cast(num_tokens, tf.float32))
         return {"log_prob": log_prob, "num_tokens": num_tokens, "perplexity": tf.exp(-mean)}
 
     def logits(self, token_ids: Any) -> dict[str, Any]:
         """Ids (B, T), negative ones padding -> logits (B, T, V); NaN where an id is none."""
-        return {"logits": self._logits(token_ids)}
+        return {"logits": self._project(self._hidden_states(token_ids))}
+
+    def _project(self, hidden: Any) -> Any:
+        return self._model.object.token_embedding(hidden, reverse=True)
 
     def tokenize(self, text: Any) -> dict[str, Any]:
         """Texts (B,) -> token_ids (B, T), -1 after a row's last, and num_tokens (B,)."""

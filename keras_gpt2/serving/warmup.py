@@ -64,9 +64,12 @@ def bucket_records(sequence_length: int, max_batch_size: int) -> list[Record]:
         Record(
             "generate",
             dict(
-                # Each "a" is a token at least, and of too many the last are kept.
-                prompt=tf.constant([" a" * width] * number),
-                max_new_tokens=tf.fill([number], 1),
+                # One token or two for each " a": more than the next smaller width in any case,
+                # and of more than fit the last are kept.
+                prompt=tf.constant([" a" * (width // 2)] * number)
+                if width < sequence_length
+                else tf.constant([" a" * width] * number),
+                max_new_tokens=tf.fill([number], 0),
                 temperature=tf.zeros([number]),
                 top_k=tf.zeros([number], tf.int32),
                 top_p=tf.ones([number]),

@@ -55,7 +55,7 @@ def fit_resumable(
         model.optimizer.build(model.trainable_variables)
     position = read_checkpoint(model, directory / "checkpoints") or Position(0, 0)
     _forget_epochs(directory / "history.csv", position.epoch)
-    keeper = _Checkpoints(directory / "checkpoints", checkpoint_seconds, len(training), position)
+    keeper = _Checkpoints(directory / "checkpoints", checkpoint_seconds, training, position)
     arguments = dict(
         validation_data=_quickly_read(validation),
         shuffle=False,  # the dataset shuffles; Keras would shuffle its batches again
@@ -108,11 +108,12 @@ class _Rest(keras.utils.PyDataset):
 class _Checkpoints(keras.callbacks.Callback):
     """Writes checkpoints; the last in the list, so that the others' files are never behind."""
 
-    def __init__(self, directory: Path, seconds: float, steps: int, position: Position) -> None:
+    def __init__(self, directory: Path, seconds: float, training: Any, position: Position) -> None:
         super().__init__()
         self.directory = directory
         self.seconds = seconds
-        self.steps = steps
+        self.training = training
+        self.steps = len(training)
         self.position = position
         self.written = time.monotonic()
         self.sums: list[Any] = []
@@ -123,6 +124,8 @@ class _Checkpoints(keras.callbacks.Callback):
             self.sums = [to_numpy(v) for v in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        # Keras may have looked at some batches before, with several devices at a whole short pass.
+        self.training.epoch = epoch
         if self.position.step:
             for variable, value in zip(self.model.metrics_variables, self.sums, strict=True):
                 variable.assign(value)
