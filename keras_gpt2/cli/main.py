@@ -12,7 +12,7 @@ from keras_gpt2.cli import commands
 DESCRIPTION = """\
 GPT-2 on your own text: train a model, let it write, and export it for TensorFlow Serving.
 
-  keras-gpt2 quickstart                           the whole path on a built-in text, in 4 minutes
+  keras-gpt2 quickstart                           the whole path on a built-in text, in 2 minutes
   keras-gpt2 train --text book.txt --output runs/book
   keras-gpt2 resume runs/book                     after an interruption
   keras-gpt2 generate runs/book --prompt "Once upon"
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "the whole path on a built-in text",
         "Trains a tokenizer and a small GPT-2 on the Python language reference (it comes with "
         "Python), exports the model, loads the export in a new process that knows TensorFlow "
-        "only, and prints what it writes. Takes about 4 minutes on 2 cores.",
+        "only, and prints what it writes. Takes about 2 minutes on 2 cores.",
     )
     quickstart.add_argument("--text", nargs="+", help="your own text files instead")
     quickstart.add_argument("--prompt", help="what the export continues at the end")
