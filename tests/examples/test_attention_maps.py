@@ -9,7 +9,7 @@ def test_heads(tmp_path):
     results = attention_maps.main(["--quick", "--output", str(tmp_path)])
     assert (tmp_path / "attention_maps.png").stat().st_size > 0
     assert results["accuracy"] > 0.9
-    assert results["previous"][0].max() > 0.4  # 0.24 if spread evenly
+    assert results["previous"][0].max() > 0.35  # 0.24 if spread evenly
     assert results["induction"][1].max() > 0.7
     assert results["induction"][0].max() < 0.3  # one layer alone cannot
 
