@@ -231,6 +231,6 @@ def test_quickstart_on_ones_own_text(tmp_path):
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Exported to saved/own/1" in done.stdout
+    assert f"Exported to {tmp_path.resolve() / 'saved/own/1'}" in done.stdout
     assert "docker run" in done.stdout and "curl" in done.stdout
     assert re.search(r"^The king.+", done.stdout, re.M)
