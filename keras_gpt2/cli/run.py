@@ -43,15 +43,22 @@ def require_no_model(directory: Path) -> None:
 
 def description(directory: str | Path) -> str:
     """What a run was trained on, in words; empty if `directory` is none."""
-    path = Path(directory) / RUN
-    if not path.exists():
+    if not (Path(directory) / RUN).exists():
         return ""
-    files = json.loads(path.read_text(encoding="utf-8"))["files"]
-    if isinstance(files, list):  # written before texts had their hashes there
+    files = _read_options(Path(directory))["files"]
+    if None in files.values():
         return ""
     lines = [f"- `{Path(name).name}`, sha256 `{digest}`" for name, digest in files.items()]
     shown = [*lines[:10], f"- and {len(lines) - 10} more"] if len(lines) > 10 else lines
     return "\n".join(["Trained on:", "", *shown])
+
+
+def _read_options(output: Path) -> dict[str, Any]:
+    """The options of the run in `output`; `files` is text -> sha256, None where it was not kept."""
+    options = json.loads((output / RUN).read_text(encoding="utf-8"))
+    if isinstance(options["files"], list):  # written before texts had their hashes there
+        options["files"] = dict.fromkeys(options["files"])
+    return options
 
 
 def _sha256(path: Path) -> str:
@@ -109,11 +116,9 @@ def continue_run(output: Path) -> tuple[Any, kg.BytePairTokenizer]:
             f"A run to go on with must hold {RUN}, which `keras-gpt2 train` writes. "
             f"Received: {output}."
         )
-    options = json.loads((output / RUN).read_text(encoding="utf-8"))
-    if isinstance(options["files"], list):  # written before texts had their hashes there
-        options["files"] = {path: _sha256(Path(path)) for path in options["files"]}
+    options = _read_options(output)
     for path, digest in options["files"].items():
-        if _sha256(Path(path)) != digest:
+        if digest is not None and _sha256(Path(path)) != digest:
             raise ValueError(
                 f"A run goes on with the texts that it began with. Received: {path}, changed."
             )

@@ -66,7 +66,7 @@ def _uniform(bits: Any, count: int) -> Any:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = ops.bitwise_xor(x, ops.right_shift(x, _uint32(shift))) * _uint32(np.uint32(factor))
     x = ops.bitwise_xor(x, ops.right_shift(x, _uint32(16)))
-    # As fine as can be near 0, where the likely become unlikely; never 1.
+    # Finest near 0, where the first of all waits lies; never 1.
     return ops.minimum((ops.cast(x, "float32") + 0.5) * 2.0**-32, 1 - 2.0**-24)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_gpt2.serving import batching
 from keras_gpt2.serving.warmup import read_records
 
 
@@ -51,7 +52,7 @@ def check_export(version: Path) -> list[str]:
         records = list(read_records(version))
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise ExportError(f"{version} cannot be loaded: {error}") from error
-    for name in ("assets/vocab.json", "assets/merges.txt", "batching_params.pbtxt"):
+    for name in ("assets/vocab.json", "assets/merges.txt", batching.NAME):
         if not (version / name).exists():
             raise ExportError(f"An export must hold {name}. Received: {version}, without it.")
     asked = [record for record in records if record.outputs]

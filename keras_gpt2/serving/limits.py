@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_gpt2.generation import Sampling
 
-# Half of the time that TensorFlow Serving's REST gives a request: rows that it merges with others
-# take longer.
-SECONDS = 15.0
-REST_SECONDS = 30.0
+REST_SECONDS = 30.0  # that TensorFlow Serving gives a request unless it is told otherwise
+SECONDS = REST_SECONDS / 2  # rows that it merges with others take longer
 
 
 class Speed(NamedTuple):
@@ -28,12 +27,10 @@ class Speed(NamedTuple):
 
     def limit(self, sequence_length: int) -> int:
         """The most new tokens within SECONDS; at least 64, as far as there is room for them."""
-        fits = range(1, sequence_length)
-        while len(fits) > 1:  # halved: seconds grow with tokens, or nothing is near the limit
-            middle = fits[len(fits) // 2]
-            inside = self.seconds(middle, sequence_length) <= SECONDS
-            fits = range(middle, fits.stop) if inside else range(fits.start, middle)
-        return max(fits.start, min(64, sequence_length - 1))
+        fits = bisect_right(
+            range(1, sequence_length), SECONDS, key=lambda n: self.seconds(n, sequence_length)
+        )
+        return max(fits, min(64, sequence_length - 1))
 
 
 def measure_speed(served: Any, sequence_length: int) -> Speed:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_gpt2.generation import Sampling
 from keras_gpt2.serving import batching
-from keras_gpt2.serving.limits import Speed
+from keras_gpt2.serving.limits import REST_SECONDS, Speed
 from keras_gpt2.serving.server import XLA_FLAG
 from keras_gpt2.serving.warmup import PROMPT, Record
 
@@ -57,8 +57,8 @@ A GPT-2 language model as a TensorFlow SavedModel: text in, text out.
 - `generate` takes these as inputs, one value per row; max_new_tokens is at most {limit}
 - on the machine that exported it a new token took {1000 * speed.token:.3g} ms, a prompt that fills
   the context {speed.prompt:.3g} s, so the longest request for one prompt alone
-  {speed.seconds(limit, length):.3g} s; REST allows 30 s unless the server is started with
-  `--rest_api_timeout_in_ms`, and prompts that are answered together take longer
+  {speed.seconds(limit, length):.3g} s; REST allows {REST_SECONDS:.0f} s unless the server is
+  started with `--rest_api_timeout_in_ms`, and prompts that are answered together take longer
 
 ## Serve it
 

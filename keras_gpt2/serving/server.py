@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from keras_gpt2.serving.batching import NAME as BATCHING_PARAMETERS
 from keras_gpt2.serving.saved_model import last_version
 
 BINARY = "tensorflow_model_server"
@@ -86,14 +87,15 @@ def _flags(
         f"--rest_api_timeout_in_ms={round(1000 * timeout)}",
         f"--monitoring_config_file={monitoring}",
     ]
-    parameters = last_version(directory) / "batching_params.pbtxt"
+    version = last_version(directory)
+    parameters = version / BATCHING_PARAMETERS
     if batching and parameters.exists():
         # Each version's own file counts, but for the number of threads: that is of the whole
         # server, and read from this one.
         shared = served / parameters.relative_to(directory)
         flags += ["--enable_batching=true", "--enable_per_model_batching_parameters=true"]
         flags += [f"--batching_parameters_file={shared}"]
-    readme = last_version(directory) / "README.md"
+    readme = version / "README.md"
     if xla or (readme.exists() and XLA_FLAG in readme.read_text(encoding="utf-8")):
         flags += [XLA_FLAG]
     return flags

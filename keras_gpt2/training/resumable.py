@@ -63,7 +63,6 @@ def fit_resumable(
     )
     epoch = position.epoch
     if position.step:
-        training.epoch = epoch
         model.fit(
             _Rest(training, position.step),
             initial_epoch=epoch,
@@ -73,7 +72,6 @@ def fit_resumable(
         )
         epoch += 1
     if epoch < epochs:
-        training.epoch = epoch
         model.fit(
             _quickly_read(training),
             initial_epoch=epoch,
@@ -113,7 +111,6 @@ class _Checkpoints(keras.callbacks.Callback):
         self.directory = directory
         self.seconds = seconds
         self.training = training
-        self.steps = len(training)
         self.position = position
         self.written = time.monotonic()
         self.sums: list[Any] = []
@@ -124,7 +121,7 @@ class _Checkpoints(keras.callbacks.Callback):
             self.sums = [to_numpy(v) for v in self.model.metrics_variables]
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        # Keras may have looked at some batches before, with several devices at a whole short pass.
+        # Here and not before `fit`, at whose start Keras may look at a whole short pass.
         self.training.epoch = epoch
         if self.position.step:
             for variable, value in zip(self.model.metrics_variables, self.sums, strict=True):
@@ -133,7 +130,7 @@ class _Checkpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.position = self.position._replace(step=self.position.step + 1)
         due = time.monotonic() - self.written >= self.seconds
-        if due and self.position.step < self.steps:
+        if due and self.position.step < len(self.training):
             self._write()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

@@ -18,6 +18,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_gpt2.serving.inspection import operations
+from tests.serving.session import Session
 
 PROMPTS = ["The king", "", "A function definition", "Ärger 漢"]
 
@@ -37,25 +38,12 @@ def version(model, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def session(version):
-    """The loader and Session::Run that TensorFlow Serving uses."""
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph)
-    with graph.as_default():
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
-    return session, meta_graph.signature_def
+    return Session(version)
 
 
 @pytest.fixture
 def ask(session):
-    def run(signature, **inputs):
-        session_, signatures = session
-        definition = signatures[signature]
-        assert set(inputs) == set(definition.inputs)
-        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
-        fetches = {name: info.name for name, info in definition.outputs.items()}
-        return session_.run(fetches, feeds)
-
-    return run
+    return lambda signature, **inputs: session.run(signature, inputs)
 
 
 def columns(rows, **changes):
@@ -149,7 +137,7 @@ def test_a_process_without_our_package_writes_the_same_text(model, tokenizer, ve
 
 
 def test_signatures_have_the_batch_first(session):
-    _, signatures = session
+    signatures = session.signatures
     names = {"serving_default", "generate", "score", "logits", "tokenize", "detokenize"}
     assert names <= set(signatures)
     assert list(signatures["serving_default"].inputs) == ["prompt"]

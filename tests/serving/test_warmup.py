@@ -18,6 +18,7 @@ from keras_gpt2.serving import inspection
 from keras_gpt2.serving.limits import Speed
 from keras_gpt2.serving.signatures import BUCKETS, SHORTEST
 from keras_gpt2.serving.warmup import NAME, Record, bucket_records, read_records, write_records
+from tests.serving.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +30,16 @@ def version(tokenizer, tmp_path_factory):
 
 def test_a_server_reads_the_warmup_requests(version):
     log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    session = tf.compat.v1.Session(graph=tf.Graph())
-    with session.graph.as_default():
-        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(version))
+    session = Session(version)
     asked = set()
     for data in tf.data.TFRecordDataset(str(version / NAME)).as_numpy_iterator():
         request = log.PredictionLog.FromString(data).predict_log.request
         assert request.model_spec.name == "tales"
         name = request.model_spec.signature_name
-        definition = meta_graph.signature_def[name]
-        assert set(request.inputs) == set(definition.inputs), "REST fills in no defaults"
-        feeds = {
-            definition.inputs[key].name: tf.make_ndarray(value)
-            for key, value in request.inputs.items()
-        }
-        assert all(value.ndim >= 1 for value in feeds.values()), "scalars fail with batching"
-        session.run({key: info.name for key, info in definition.outputs.items()}, feeds)
+        assert set(request.inputs) == set(session.signatures[name].inputs), "REST has no defaults"
+        inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+        assert all(value.ndim >= 1 for value in inputs.values()), "scalars fail with batching"
+        session.run(name, inputs)
         asked.add(name)
     assert asked == {"serving_default", "generate", "score", "logits", "tokenize", "detokenize"}
 
