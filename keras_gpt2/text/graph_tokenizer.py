@@ -69,7 +69,7 @@ class GraphTokenizer(tf.Module):
             characters, is_start, starts, is_edge = self._split(texts)  # (N,), (N,), (W,), (W,)
             ends = tf.concat([starts, [tf.size(characters, tf.int64)]], 0)[1:]
             keys = _short_keys(characters, is_start, starts, ends)  # (W,)
-            ids = self._short_table.lookup(keys)
+            ids = tf.cast(self._short_table.lookup(keys), tf.int64)
             unknown = tf.where((ids < 0) & ~is_edge)  # (U, 1)
             letters = tf.ragged.range(tf.gather_nd(starts, unknown), tf.gather_nd(ends, unknown))
             letters = letters.with_values(tf.gather(characters, letters.values))
@@ -133,7 +133,8 @@ class GraphTokenizer(tf.Module):
             unicode_characters,
             lambda: (data, limits),
         )  # (N,), (B,)
-        kinds = tf.cast(tf.gather(self._kinds, characters), tf.int32)
+        last = tf.size(self._kinds) - 1
+        kinds = tf.cast(tf.gather(self._kinds, tf.minimum(characters, last)), tf.int32)
         kinds = tf.tensor_scatter_nd_update(
             kinds, limits[:, None] - 1, tf.fill([tf.size(limits)], EDGE)
         )

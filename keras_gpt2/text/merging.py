@@ -37,7 +37,7 @@ class WordEncoder(tf.Module):
 
         with tf.device("CPU"):
             self._byte_ids = tf.constant([ids[bytes([byte])] for byte in range(256)], tf.int64)
-            self._results = tf.constant(results)
+            self._results = tf.constant(results, tf.int32)
             self._one_by_one = tf.constant(one_by_one) if any(one_by_one) else None
             self._whole_words = table(whole_words, tf.string, default=-1)
             keys = (pairs[:, 0] * (size + 1) + pairs[:, 1]).tolist()
@@ -60,7 +60,7 @@ class WordEncoder(tf.Module):
             int64 `[P]` and int64 `[D]`.
         """
         # A word that is one token is that one symbol, any other its bytes.
-        whole = self._whole_words.lookup(words)  # (D,)
+        whole = tf.cast(self._whole_words.lookup(words), tf.int64)  # (D,)
         words = tf.where(whole < 0, words, " ")
         lengths = tf.cast(tf.strings.length(words), tf.int64)  # (D,)
         word_ends = tf.cumsum(lengths)
@@ -147,7 +147,7 @@ class WordEncoder(tf.Module):
 
         def pair_ranks(symbols: tf.Tensor, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
             left, right = tf.gather(symbols, left), tf.gather(symbols, right)
-            return self._ranks.lookup(left * (self._size + 1) + right)
+            return tf.cast(self._ranks.lookup(left * (self._size + 1) + right), tf.int64)
 
         def step(
             symbols: tf.Tensor, ranks: tf.Tensor, before: tf.Tensor, after: tf.Tensor
@@ -169,7 +169,8 @@ class WordEncoder(tf.Module):
                 at, rank, right = (tf.boolean_mask(values, first) for values in (at, rank, right))
 
             follower = tf.gather(after, right)
-            symbols = tf.tensor_scatter_nd_update(symbols, at, tf.gather(self._results, rank))
+            results = tf.cast(tf.gather(self._results, rank), tf.int64)
+            symbols = tf.tensor_scatter_nd_update(symbols, at, results)
             after = tf.tensor_scatter_nd_update(after, at, follower)
             left = tf.squeeze(at, 1)
             before = tf.tensor_scatter_nd_update(before, tf.expand_dims(follower, 1), left)
@@ -208,10 +209,10 @@ def _row_ids(lengths: tf.Tensor) -> tf.Tensor:
 
 
 def table(entries: dict, key_type: tf.DType, default: int) -> tf.lookup.StaticHashTable:
-    """Returns a table of int64 values; -1 and the empty string are never asked of it."""
+    """Returns a table of int32 values; -1 and the empty string are never asked of it."""
     # TensorFlow refuses a table without entries.
     entries = {b"" if key_type == tf.string else -1: default, **entries}
     initializer = tf.lookup.KeyValueTensorInitializer(
-        list(entries), list(entries.values()), key_type, tf.int64
+        list(entries), list(entries.values()), key_type, tf.int32
     )
     return tf.lookup.StaticHashTable(initializer, default)

@@ -24,10 +24,10 @@ _SPECIAL = {BLANK: " ", APOSTROPHE: "'", S: "stmd", R: "rv", E: "e", L: "l"}
 
 @functools.cache
 def character_kinds() -> np.ndarray:
-    """Returns the kind of every code point, with the Unicode tables of `tokenizers`.
+    """Returns the kinds of code points, with the Unicode tables of `tokenizers`.
 
     Returns:
-        uint8 `[0x110000]`.
+        uint8 `[about 0x32000]`; all later code points are of the last one's kind.
     """
     from tokenizers import NormalizedString, Regex
 
@@ -48,7 +48,7 @@ def character_kinds() -> np.ndarray:
     )
     for kind, characters in _SPECIAL.items():
         kinds[[ord(character) for character in characters]] = kind
-    return kinds
+    return kinds[: np.flatnonzero(kinds != OTHER)[-1] + 2]
 
 
 @functools.cache
