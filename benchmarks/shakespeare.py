@@ -6,7 +6,7 @@ CLONE, if given, is a clone of nanoGPT whose data/shakespeare_char/prepare.py ha
 Python with torch: its own train.py then runs first. TEXT is the file of 1,115,394 characters known
 as tinyshakespeare. The recipe is that of nanoGPT's README ("I only have a macbook"): 4 layers, 4
 heads, width 128, 64 characters, 12 rows a step, 2000 steps, no dropout; learning rate 1e-3 after
-100 steps of warm-up, by a cosine to a tenth; betas 0.9 and 0.99, weight decay 0.1, gradients clipped
+100 steps of warm-up, a cosine to a tenth; betas 0.9 and 0.99, weight decay 0.1, gradients clipped
 at 1; the last tenth of the text for validation. There it is said to reach a validation loss of
 1.88. Ours differs in the learning rate, 4e-3 (`--learning-rate 1e-3` is nanoGPT's), and in the
 vocabulary, all 256 bytes and an end of text: the same tokens in this text as nanoGPT's 65
