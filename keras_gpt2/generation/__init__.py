@@ -10,6 +10,7 @@ from keras_gpt2.generation.decoding import (
     sampling_rules,
 )
 from keras_gpt2.generation.generate import Completion, generate, generate_ids
+from keras_gpt2.generation.inputs import checked_sampling
 from keras_gpt2.generation.rules import Forbidden, Forced, MinimumLength, RepetitionPenalty
 from keras_gpt2.generation.stream import stream
 
@@ -23,6 +24,7 @@ __all__ = [
     "Sampling",
     "Vocabulary",
     "beam_search",
+    "checked_sampling",
     "decode",
     "decode_recomputing",
     "generate",

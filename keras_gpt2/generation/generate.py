@@ -125,7 +125,7 @@ def generate(
     stops = checked_stops(stop)
     vocabulary = Vocabulary.of(tokenizer, model)
     sampling = checked_sampling(
-        model, len(prompts), max_new_tokens, temperature, top_k, top_p, seed
+        model.sequence_length - 1, len(prompts), max_new_tokens, temperature, top_k, top_p, seed
     )
     search = Search(num_draft_tokens, num_beams, length_penalty)
     token_ids = prompt_ids(model, tokenizer, prompts, sampling)
@@ -160,7 +160,9 @@ def generate_ids(
     """
     token_ids = np.asarray(token_ids, "int32")
     rows, length = token_ids.shape
-    sampling = checked_sampling(model, rows, max_new_tokens, temperature, top_k, top_p, seed)
+    sampling = checked_sampling(
+        model.sequence_length - 1, rows, max_new_tokens, temperature, top_k, top_p, seed
+    )
     search = Search(num_draft_tokens, num_beams, length_penalty)
     longest = int(sampling.max_new_tokens.max())
     if length + longest > model.sequence_length:

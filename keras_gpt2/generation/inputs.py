@@ -11,10 +11,10 @@ import numpy as np
 from keras_gpt2.generation.decoding import Sampling, sampling_rules
 
 
-def checked_sampling(model: Any, rows: int, *values: Any) -> Sampling:
-    """One checked value per row; numpy arrays (rows,)."""
+def checked_sampling(limit: int, rows: int, *values: Any) -> Sampling:
+    """One checked value per row; numpy arrays (rows,). `limit` is the largest max_new_tokens."""
     dtypes = Sampling("int32", "float32", "int32", "float32", "int32")
-    rules = sampling_rules(model.sequence_length - 1)
+    rules = sampling_rules(limit)
     arrays = []
     for name, dtype, (rule, words), value in zip(
         Sampling._fields, dtypes, rules, values, strict=True

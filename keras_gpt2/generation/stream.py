@@ -45,7 +45,9 @@ def stream(
     """
     stops = checked_stops(stop)
     vocabulary = Vocabulary.of(tokenizer, model)
-    sampling = checked_sampling(model, 1, max_new_tokens, temperature, top_k, top_p, seed)
+    sampling = checked_sampling(
+        model.sequence_length - 1, 1, max_new_tokens, temperature, top_k, top_p, seed
+    )
     token_ids = prompt_ids(model, tokenizer, [prompt], sampling)
     static = vocabulary, tuple(rules)
     return _stream(model, tokenizer, token_ids, sampling, static, stops, jit_compile)

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_gpt2.generation import Sampling
+from keras_gpt2.generation import Sampling, checked_sampling
 from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving import batching
 from keras_gpt2.serving.limits import REST_SECONDS, measure_speed
@@ -82,6 +82,11 @@ def export(
             "load the model again."
         )
     longest = model.sequence_length - 1
+    if longest < 1:
+        raise ValueError(
+            "A model must have a sequence_length of at least 2 to write text. "
+            f"Received: sequence_length={model.sequence_length}."
+        )
     limit = longest if max_new_tokens_limit is None else max_new_tokens_limit
     if not 1 <= limit <= longest:
         raise ValueError(
@@ -101,10 +106,8 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
+    checked_sampling(limit, 1, *defaults)
     served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens, jit_compile)
-    why = served._why_invalid(served.defaults).numpy()[0].decode()
-    if why:
-        raise ValueError(why)
     speed = measure_speed(served, model.sequence_length)
     if max_new_tokens_limit is None:
         served.limit = max(speed.limit(model.sequence_length), max_new_tokens)

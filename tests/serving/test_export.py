@@ -298,11 +298,19 @@ def test_core_operations_only(version):
         (dict(top_p=2.0), "top_p=2"),
         (dict(max_new_tokens_limit=23), "max_new_tokens_limit=23"),
         (dict(max_new_tokens=8, max_new_tokens_limit=7), "max_new_tokens=8"),
+        (dict(seed=2**31), "seed must be an integer of 32 bits. Received: seed=2147483648"),
     ],
 )
 def test_bad_parameters_write_nothing(model, tokenizer, tmp_path, arguments, words):
     with pytest.raises(ValueError, match=words):
         kg.serving.export(model, tokenizer, tmp_path / "bad", **arguments)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_model_of_one_place_writes_nothing(tokenizer, tmp_path):
+    model = kg.GPT2(311, 1, num_layers=1, num_heads=1, hidden_dim=2)
+    with pytest.raises(ValueError, match="at least 2 to write text. Received: sequence_length=1"):
+        kg.serving.export(model, tokenizer, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
 
