@@ -2,8 +2,8 @@
 
 `benchmarks/serving.py` measures what the values are worth. No `allowed_batch_sizes`: a graph gains
 nothing from full batches, and an XLA export fills them up itself, with rows that want no tokens.
-The queue is as long as REST's 30 seconds allow: at the 5.2 requests a second of that benchmark (124M,
-2 cores) eight full batches wait for 24.
+The queue is as long as REST's 30 seconds allow: at the 5.2 requests a second of that benchmark
+(124M, 2 cores) eight full batches wait for 24.
 """
 
 NAME = "batching_params.pbtxt"
