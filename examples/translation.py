@@ -185,8 +185,9 @@ def main(arguments: list[str] | None = None) -> dict:
     exact = float(np.mean([a == b for a, b in zip(found, right, strict=True)]))
     for prompt, text, wanted in list(zip(prompts, found, right, strict=True))[:5]:
         print(prompt, text, "" if text == wanted else f"(right: {wanted})")
-    print(f"{len(test)} held-out sentences: {exact:.3f} right, BLEU {bleu(found, right):.3f}")
-    return {"exact_match": exact, "bleu": bleu(found, right), "training": training, "test": test}
+    score = bleu(found, right)
+    print(f"{len(test)} held-out sentences: {exact:.3f} right, BLEU {score:.3f}")
+    return {"exact_match": exact, "bleu": score, "training": training, "test": test}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_gpt2.generation import Sampling, checked_sampling
+from keras_gpt2.generation import Sampling
 from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving import batching
 from keras_gpt2.serving.limits import REST_SECONDS, measure_speed
@@ -106,7 +106,6 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    checked_sampling(limit, 1, *defaults)
     served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens, jit_compile)
     speed = measure_speed(served, model.sequence_length)
     if max_new_tokens_limit is None:

@@ -10,7 +10,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_gpt2.generation import Decoded, Sampling, Vocabulary, decode, sampling_rules
+from keras_gpt2.generation import (
+    Decoded,
+    Sampling,
+    Vocabulary,
+    checked_sampling,
+    decode,
+    sampling_rules,
+)
 from keras_gpt2.text import GraphTokenizer
 
 STRINGS = tf.TensorSpec([None], tf.string)
@@ -53,16 +60,7 @@ class ServedGPT2(tf.Module):
         # Tracked one by one and not through the model, which would store every weight twice.
         self.weights = [weight.value for weight in model.weights]
         self.tokenizer = GraphTokenizer(tokenizer)
-        self.defaults = Sampling(
-            *(
-                tf.constant([value], dtype)
-                for value, dtype in zip(
-                    defaults,
-                    (tf.int32, tf.float32, tf.int32, tf.float32, tf.int32),
-                    strict=True,
-                )
-            )
-        )
+        self.defaults = Sampling(*map(tf.constant, checked_sampling(limit, 1, *defaults)))
         self._vocabulary = Vocabulary.of(tokenizer, model)
         self._start_id = max(self._vocabulary.end_id, 0)
         self._model = _Untracked(model)

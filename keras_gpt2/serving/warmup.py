@@ -66,9 +66,9 @@ def bucket_records(sequence_length: int, max_batch_size: int) -> list[Record]:
             dict(
                 # One token or two for each " a": more than the next smaller width in any case,
                 # and of more than fit the last are kept.
-                prompt=tf.constant([" a" * (width // 2)] * number)
-                if width < sequence_length
-                else tf.constant([" a" * width] * number),
+                prompt=tf.constant(
+                    [" a" * (width // 2 if width < sequence_length else width)] * number
+                ),
                 max_new_tokens=tf.fill([number], 0),
                 temperature=tf.zeros([number]),
                 top_k=tf.zeros([number], tf.int32),

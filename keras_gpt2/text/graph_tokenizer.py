@@ -133,8 +133,8 @@ class GraphTokenizer(tf.Module):
             unicode_characters,
             lambda: (data, limits),
         )  # (N,), (B,)
-        last = tf.size(self._kinds) - 1
-        kinds = tf.cast(tf.gather(self._kinds, tf.minimum(characters, last)), tf.int32)
+        known = tf.minimum(characters, len(self._kinds) - 1)
+        kinds = tf.cast(tf.gather(self._kinds, known), tf.int32)
         kinds = tf.tensor_scatter_nd_update(
             kinds, limits[:, None] - 1, tf.fill([tf.size(limits)], EDGE)
         )
