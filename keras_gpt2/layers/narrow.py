@@ -34,11 +34,32 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
     unknown = ops.isnan(x[0, 0]) if x.shape[0] == 1 else None
     if unknown is not None:
         kernel = _made_from(unknown, kernel)
-    product = ops.matmul(x, ops.transpose(ops.cast(kernel, x.dtype)))
+    product = matmul_by_rows(x, ops.cast(kernel, x.dtype))
     if scale is not None:
         return product / ops.cast(scale, product.dtype)
     # Right behind a product, XLA would take a bias into it, and the matrix would be copied first.
     return product if unknown is None else ops.where(unknown, float("nan"), product)
+
+
+def matmul_by_rows(x: Any, kernel: Any) -> Any:
+    """`x W` for a matrix that is kept with one row per output.
+
+    Args:
+        x: `(B, D)`.
+        kernel: `(V, D)`.
+
+    Returns:
+        `(B, V)`.
+
+    Example:
+        >>> kernel = keras.ops.array([[2.0, 6.0], [-4.0, 8.0]])
+        >>> matmul_by_rows(keras.ops.ones((1, 2)), kernel).numpy()
+        array([[8., 4.]], dtype=float32)
+    """
+    # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
+    if x.shape[0] == 1:
+        return ops.matmul(x, ops.transpose(kernel))
+    return ops.transpose(ops.matmul(kernel, ops.transpose(x)))
 
 
 def _made_from(unknown: Any, kernel: Any) -> Any:

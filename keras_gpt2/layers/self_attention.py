@@ -55,7 +55,7 @@ def dot_product_attention(
         scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
     scores = ops.cast(scores, "float32")  # (..., T, S)
     if mask is not None:
-        scores = ops.where(mask, scores, -1e30)
+        scores = scores + ops.where(mask, 0.0, -1e30)
     # Keras warns of a softmax over one entry; a text of one token is no mistake here.
     weights = ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)
     kept = weights if dropout is None else dropout(weights)
@@ -189,13 +189,14 @@ class SelfAttention(keras.layers.Layer):
         """`(B, T, D)` -> query, key and value, each `(B, H, T, K)`."""
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         heads, width = self.num_heads, x.shape[-1] // self.num_heads
+        together = self.query_key_value(x)  # (B, T, 3 D)
+        if x.shape[1] == 1:
+            return tuple(ops.unstack(ops.reshape(together, (-1, 3, heads, 1, width)), axis=1))
 
         def split(part: Any) -> Any:
-            if x.shape[1] == 1:
-                return ops.reshape(part, (-1, heads, 1, width))
             return ops.transpose(ops.reshape(part, (batch, length, heads, width)), (0, 2, 1, 3))
 
-        query, key, value = ops.split(self.query_key_value(x), 3, axis=-1)  # (B, T, D)
+        query, key, value = ops.split(together, 3, axis=-1)  # (B, T, D)
         return split(query), split(key), split(value)
 
     def visible(self, query_position: Any, key_position: Any) -> Any:
@@ -244,9 +245,11 @@ class SelfAttention(keras.layers.Layer):
             first = ops.cast(0 if position is None else position, "int32")
             cache = write_to_cache(cache, key, value, first)
             key, value = cache  # (B, H, S, K)
+        # All layers have the same mask: what depends on nothing else is computed once for all.
+        places = ops.shape(key)[2] if mask is None else ops.shape(mask)[1]
         seen = self.visible(
-            first + ops.expand_dims(ops.arange(ops.shape(query)[2], dtype="int32"), 1),
-            ops.expand_dims(ops.arange(ops.shape(key)[2], dtype="int32"), 0),
+            first + ops.expand_dims(ops.arange(ops.shape(x)[1], dtype="int32"), 1),
+            ops.expand_dims(ops.arange(places, dtype="int32"), 0),
         )  # (T, S)
         if mask is not None:
             mask = ops.cast(mask, "bool")[:, None, None, :]  # (B, 1, 1, S)

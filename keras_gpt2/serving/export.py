@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_gpt2.generation import Sampling
+from keras_gpt2.layers.dense import kernels_by_rows
 from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving import batching
 from keras_gpt2.serving.limits import REST_SECONDS, measure_speed
@@ -106,51 +107,54 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    served = ServedGPT2(model, tokenizer, defaults, limit, num_draft_tokens, jit_compile)
-    speed = measure_speed(served, model.sequence_length)
-    if max_new_tokens_limit is None:
-        served.limit = max(speed.limit(model.sequence_length), max_new_tokens)
-    seconds = speed.seconds(served.limit, model.sequence_length)
-    if seconds > REST_SECONDS:
-        warnings.warn(
-            f"A request for {served.limit} new tokens took {seconds:.0f} s here, and REST allows "
-            f"{REST_SECONDS:.0f} s: start the server with a larger --rest_api_timeout_in_ms, or "
-            "export with a smaller max_new_tokens_limit.",
-            stacklevel=2,
+    with kernels_by_rows(model) as kernels:
+        served = ServedGPT2(
+            model, kernels, tokenizer, defaults, limit, num_draft_tokens, jit_compile
         )
+        speed = measure_speed(served, model.sequence_length)
+        if max_new_tokens_limit is None:
+            served.limit = max(speed.limit(model.sequence_length), max_new_tokens)
+        seconds = speed.seconds(served.limit, model.sequence_length)
+        if seconds > REST_SECONDS:
+            warnings.warn(
+                f"A request for {served.limit} new tokens took {seconds:.0f} s here, and REST "
+                f"allows {REST_SECONDS:.0f} s: start the server with a larger "
+                "--rest_api_timeout_in_ms, or export with a smaller max_new_tokens_limit.",
+                stacklevel=2,
+            )
 
-    directory = Path(directory).absolute()  # its name is the model's
-    directory.mkdir(parents=True, exist_ok=True)
-    # A server takes integer names only, so this one is invisible to it.
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
-    try:
-        tokenizer_files = partial / "tokenizer"
-        tokenizer.save(tokenizer_files)
-        served.assets = [
-            tf.saved_model.Asset(str(path)) for path in sorted(tokenizer_files.iterdir())
-        ]
-        version = partial / "version"
-        tf.saved_model.save(served, str(version), signatures=served.signatures())
-        (version / batching.NAME).write_text(batching.PARAMETERS)
-        records = example_records(version, served.limit)
-        if jit_compile:
-            records += bucket_records(model.sequence_length, batching.MAX_BATCH_SIZE)
-        write_records(version, directory.name, records)
-        write_readme(
-            version,
-            directory.name,
-            model,
-            tokenizer,
-            defaults,
-            served.limit,
-            speed,
-            jit_compile,
-            description,
-            records,
-        )
-        return _publish(version, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        directory = Path(directory).absolute()  # its name is the model's
+        directory.mkdir(parents=True, exist_ok=True)
+        # A server takes integer names only, so this one is invisible to it.
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+        try:
+            tokenizer_files = partial / "tokenizer"
+            tokenizer.save(tokenizer_files)
+            served.assets = [
+                tf.saved_model.Asset(str(path)) for path in sorted(tokenizer_files.iterdir())
+            ]
+            version = partial / "version"
+            tf.saved_model.save(served, str(version), signatures=served.signatures())
+            (version / batching.NAME).write_text(batching.PARAMETERS)
+            records = example_records(version, served.limit)
+            if jit_compile:
+                records += bucket_records(model.sequence_length, batching.MAX_BATCH_SIZE)
+            write_records(version, directory.name, records)
+            write_readme(
+                version,
+                directory.name,
+                model,
+                tokenizer,
+                defaults,
+                served.limit,
+                speed,
+                jit_compile,
+                description,
+                records,
+            )
+            return _publish(version, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _publish(version: Path, directory: Path) -> Path:

@@ -1,10 +1,11 @@
-"""Products with int8 and bfloat16 matrices against the same product of floats."""
+"""Products with matrices kept by rows, narrow ones too, against the same product of floats."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_gpt2.layers import Dense, TokenEmbedding
+from keras_gpt2.layers.dense import kernels_by_rows
 from keras_gpt2.layers.narrow import narrow_matmul
 
 
@@ -28,6 +29,30 @@ def test_bfloat16_is_the_product_of_its_values(rows):
     values = np.asarray(keras.ops.cast(kernel, "float32")).astype("float64")
     y = narrow_matmul(keras.ops.array(x), kernel)
     np.testing.assert_allclose(np.asarray(y), x.astype("float64") @ values.T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="for exports only")
+@pytest.mark.parametrize("shape", [(1, 1, 32), (2, 3, 32), (5, 32)])
+def test_kernels_by_rows_are_read_within_and_gone_after(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    layer = Dense(13, bias_initializer="normal")
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    before, kernel = np.asarray(model(x)), np.asarray(layer.kernel)
+    weights = model.get_weights()
+    with pytest.raises(KeyError, match="no answer"), kernels_by_rows(model) as copies:
+        (copy,) = copies.values()
+        assert copy.shape == (13, 32)
+        np.testing.assert_allclose(np.asarray(layer(x)), before, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(layer.kernel), kernel)
+        copy.assign(0 * copy)  # it is the copy that is read
+        assert not np.asarray(layer.kernel).any()
+        np.testing.assert_array_equal(
+            np.asarray(layer(x)), np.broadcast_to(layer.bias, (*shape[:-1], 13))
+        )
+        raise KeyError("no answer")
+    np.testing.assert_array_equal(np.asarray(model(x)), before)
+    for one, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_nan_stays_nan():
