@@ -31,14 +31,22 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
         >>> narrow_matmul(keras.ops.ones((1, 2)), kernel, keras.ops.array([2.0, 4.0])).numpy()
         array([[4., 1.]], dtype=float32)
     """
-    unknown = ops.isnan(x[0, 0]) if x.shape[0] == 1 else None
-    if unknown is not None:
-        kernel = _made_from(unknown, kernel)
-    product = matmul_by_rows(x, ops.cast(kernel, x.dtype))
-    if scale is not None:
-        return product / ops.cast(scale, product.dtype)
+    product = _of_one_row(x, kernel) if x.shape[0] == 1 else _of_floats(x, kernel)
+    return product if scale is None else product / ops.cast(scale, product.dtype)
+
+
+def _of_floats(x: Any, kernel: Any) -> Any:
+    return matmul_by_rows(x, ops.cast(kernel, x.dtype))
+
+
+def _of_one_row(x: Any, kernel: Any) -> Any:
+    # XLA takes all that is cheap and comes before a product into its loop over the weights, a
+    # normalization for instance, and computes it for every weight. A division it leaves outside.
+    x = x / ops.cast(ops.logical_not(ops.isnan(x[0, 0])), x.dtype)  # by 1
+    unknown = ops.isnan(x[0, 0])
+    product = _of_floats(x, _made_from(unknown, kernel))
     # Right behind a product, XLA would take a bias into it, and the matrix would be copied first.
-    return product if unknown is None else ops.where(unknown, float("nan"), product)
+    return ops.where(unknown, float("nan"), product)
 
 
 def matmul_by_rows(x: Any, kernel: Any) -> Any:
