@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_ABOVE_1 = 0x3F800001  # bits of the least float32 above 1
 
 
 def random_bits(seed: Any, step: Any) -> Any:
@@ -56,12 +57,12 @@ def _threefry(key: Any, counter: Any) -> tuple[Any, Any]:
     return x, y
 
 
-def _uniform(bits: Any, count: int) -> Any:
-    """`count` numbers in (0, 1) for each 32 bits; float32 (B,) -> (B, count).
+def _uniform(bits: Any, count: int, start: Any = 0) -> Any:
+    """`count` numbers in (0, 1) for each 32 bits, the `start`-th on; uint32 (B,) -> (B, count).
 
-    The last step of MurmurHash3 spreads the bits: a twentieth of Threefry's cost for each token.
+    The last step of MurmurHash3 spreads the bits: a twentieth of Threefry's cost for each number.
     """
-    x = ops.arange(count, dtype="int32")
+    x = start + ops.arange(count, dtype="int32")
     x = ops.bitwise_xor(_uint32(x) * _uint32(np.uint32(0x9E3779B9)), bits[:, None])
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = ops.bitwise_xor(x, ops.right_shift(x, _uint32(shift))) * _uint32(np.uint32(factor))
@@ -74,9 +75,9 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> 
     """Draws one token per row, each row by its own parameters.
 
     The distribution is `softmax(logits / temperature)`, cut to its `top_k` likeliest tokens, then
-    to the smallest set of likeliest tokens whose share of what is left reaches `top_p`. Each token
-    waits for an exponential time of its probability, and the first is taken: rounding, which is
-    not the same in every batch, then matters only where two are nearly first.
+    to the smallest set of likeliest tokens whose share of what is left reaches `top_p`; of equal
+    logits the first are kept. Rounding, which is not the same in every batch, changes the token
+    only where two are nearly as good.
 
     Args:
         logits: float32 `(B, V)`.
@@ -98,87 +99,136 @@ def sample(logits: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> 
     Source: Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.2 (top-k); Holtzman
     et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1 (top-p).
     """
-    greedy = argmax(logits)  # (B,)
+    blocks = _blocks(logits)  # (B, W, W)
+    greedy = _first_largest(blocks)  # (B,)
     drawn = ops.cond(
         ops.any(temperature > 0),
-        lambda: _draw(logits, temperature, top_k, top_p, bits),
+        lambda: _draw(blocks, temperature, top_k, top_p, bits),
         lambda: greedy,
     )
-    return ops.where(temperature > 0, drawn, greedy)
-
-
-def _draw(logits: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> Any:
-    warmth = ops.where(temperature > 0, temperature, 1.0)
-    # The maximum goes first: logits divided by a tiny temperature would overflow.
-    scaled = (logits - ops.max(logits, axis=-1, keepdims=True)) / warmth[:, None]
-    weights = ops.exp(scaled)  # (B, V), 1 for the likeliest
-    weights = ops.cond(ops.any(top_k > 0), lambda: _keep_top_k(weights, top_k), lambda: weights)
-    weights = ops.cond(ops.any(top_p < 1), lambda: _keep_top_p(weights, top_p), lambda: weights)
-    waits = -ops.log1p(-_uniform(bits, weights.shape[-1]))  # (B, V)
-    return argmax(weights / waits)
-
-
-def _keep_top_k(weights: Any, top_k: Any) -> Any:
-    def enough(kept: Any) -> Any:
-        return ops.sum(ops.cast(kept, "int32"), axis=-1) >= top_k
-
-    kept = ops.logical_or(_likeliest(weights, enough), top_k[:, None] <= 0)
-    return ops.where(kept, weights, 0.0)
-
-
-def _keep_top_p(weights: Any, top_p: Any) -> Any:
-    share = top_p * ops.sum(weights, axis=-1)
-
-    def enough(kept: Any) -> Any:
-        return ops.sum(ops.where(kept, weights, 0.0), axis=-1) >= share
-
-    kept = ops.logical_or(_likeliest(weights, enough), top_p[:, None] >= 1)
-    return ops.where(kept, weights, 0.0)
-
-
-def _likeliest(weights: Any, enough: Any) -> Any:
-    """The smallest set of the largest weights that is `enough`, of equals the first; bool (B, V).
-
-    A search for the bits of the least weight, highest bit first: the bits of floats from 0 to 1
-    have the order of the floats. Sorting 50,000 weights takes ten times as long under XLA.
-    """
-    bits = ops.view(weights, "int32")
-    least = _search(30, lambda least: enough(bits >= least[:, None]), bits)
-    above, equal = bits > least[:, None], bits == least[:, None]  # (B, V)
-
-    def first_equals() -> Any:
-        places = ops.arange(weights.shape[-1], dtype="int32")
-
-        def before(end: Any) -> Any:
-            return ops.logical_or(above, ops.logical_and(equal, places < end[:, None]))
-
-        too_few = _search(
-            weights.shape[-1].bit_length(), lambda end: ops.logical_not(enough(before(end))), bits
-        )
-        return before(too_few + 1)
-
-    ties = ops.any(ops.sum(ops.cast(equal, "int32"), axis=-1) > 1)
-    return ops.cond(ties, first_equals, lambda: ops.logical_or(above, equal))
-
-
-def _search(num_bits: int, holds: Any, rows: Any) -> Any:
-    """The largest int of so many bits for which `holds`, a falling condition; int32 (B,)."""
-
-    def refine(i: Any, found: Any) -> Any:
-        higher = found + ops.left_shift(ops.array(1, "int32"), num_bits - 1 - i)
-        return ops.where(holds(higher), higher, found)
-
-    return ops.fori_loop(0, num_bits, refine, ops.zeros_like(rows[:, 0]))
+    # Logits that are no numbers must not lead out of the vocabulary either.
+    return ops.minimum(ops.where(temperature > 0, drawn, greedy), logits.shape[-1] - 1)
 
 
 def argmax(logits: Any) -> Any:
-    """The first index of the largest logit; int32 (B,)."""
-    # Looking at all blocks and then into one is several times as fast under XLA as one argmax
-    # over a vocabulary.
+    """The first index of the largest logit; float (B, V) -> int32 (B,)."""
+    return _first_largest(_blocks(logits))
+
+
+def _blocks(logits: Any) -> Any:
+    """A vocabulary as a square, filled up with -inf; (B, V) -> (B, W, W).
+
+    In a graph the largest of every block and a look into one of them take a third of the time of
+    one argmax, and a token drawn in these two steps needs 2 W random numbers instead of V.
+    """
     size = logits.shape[-1]
     width = math.isqrt(size - 1) + 1
-    blocks = ops.pad(logits, ((0, 0), (0, width * width - size)), constant_values=-float("inf"))
-    blocks = ops.reshape(blocks, (-1, width, width))
+    filled = ops.pad(logits, ((0, 0), (0, width * width - size)), constant_values=-float("inf"))
+    return ops.reshape(filled, (-1, width, width))
+
+
+def _first_largest(blocks: Any) -> Any:
     block = ops.argmax(ops.max(blocks, axis=-1), axis=-1)  # (B,)
-    inside = ops.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]  # (B, W)
-    return ops.cast(block * width + ops.argmax(inside, axis=-1), "int32")
+    return block * blocks.shape[-1] + ops.argmax(_take(blocks, block), axis=-1)
+
+
+def _take(x: Any, index: Any) -> Any:
+    """`x[i, index[i]]` for every row i; (B, N, ...), (B,) -> (B, ...)."""
+    # In a graph Keras's take_along_axis costs as much as five looks at the vocabulary.
+    rows = ops.arange(ops.shape(x)[0], dtype="int32")
+    return ops.take(ops.reshape(x, (-1, *x.shape[2:])), rows * x.shape[1] + index, axis=0)
+
+
+def _draw(blocks: Any, temperature: Any, top_k: Any, top_p: Any, bits: Any) -> Any:
+    """Draws a token, and if it is filtered out, one of the likelier tokens, until one is kept.
+
+    Every set that is drawn from holds all that are to be kept, so that a token that is kept has
+    the distribution of a draw from these alone. For that no order of all tokens is needed, only
+    how many are likelier than one, and their share.
+    """
+    width = blocks.shape[-1]
+    places = width * width
+    # The maximum goes first: logits divided by a tiny temperature would overflow.
+    scaled = blocks - ops.max(blocks, axis=(1, 2), keepdims=True)
+    weights = ops.exp(scaled / ops.maximum(temperature, 1e-37)[:, None, None])  # (B, W, W)
+    by_k, by_p = (top_k > 0) & (top_k < places), top_p < 1
+    count = ops.where(by_k, top_k, places)
+    kept, left = ops.cond(
+        ops.any(by_k),
+        lambda: _keep_top_k(weights, count, by_k & by_p),
+        lambda: (weights, _sum(weights)),
+    )
+    share = ops.where(by_p, top_p * left, float("inf"))
+    order = _order(weights)
+    indices = ops.reshape(ops.arange(places, dtype="int32"), (width, width))
+
+    def race(turn: Any, weights: Any) -> Any:
+        """Each waits for an exponential time of its weight, and the first is taken; (B,)."""
+        waits = -ops.log1p(-_uniform(bits, 2 * width, turn * 2 * width))  # (B, 2 W)
+        block = ops.argmax(ops.sum(weights, axis=-1) / waits[:, :width], axis=-1)
+        return block * width + ops.argmax(_take(weights, block) / waits[:, width:], axis=-1)
+
+    def judge(turn: Any, token: Any, refused: Any) -> tuple[Any, Any, Any]:
+        own = _take(ops.reshape(order, (-1, places)), token)[:, None, None]
+        earlier = _positive(token[:, None, None] - indices)
+        likelier = _positive(order - own + earlier)  # (B, W, W), 1 or 0
+        number, before = _sum(likelier), weights * ops.cast(likelier, "float32")
+        late = (_sum(before) >= share) & (number > 0)
+        refused = refused & ((number >= count) | late)
+        return turn + 1, ops.where(refused, race(turn, before), token), refused
+
+    # Where a logit is no number nothing is refused, or the loop would not end.
+    unsure = (by_k | by_p) & (left > 0)
+    start = (ops.array(1, "int32"), race(0, kept), unsure)
+    return ops.while_loop(lambda turn, token, refused: ops.any(refused), judge, start)[1]
+
+
+def _keep_top_k(weights: Any, count: Any, exactly: Any) -> tuple[Any, Any]:
+    """Weights with at least the `count` largest, others 0; and the sum of these where `exactly`.
+
+    The `count`-th largest of the blocks' largest weights is a bound that leaves few others.
+    """
+    order = _order(weights)
+    largest = ops.sort(ops.max(order, axis=-1), axis=-1)  # (B, W)
+    width = largest.shape[-1]
+    bound = _take(largest, ops.maximum(width - count, 0))
+    bound = ops.where(count <= width, bound, 0)
+
+    def at_least(bound: Any) -> Any:
+        return _positive(order - bound[:, None, None] + 1)  # (B, W, W), 1 or 0
+
+    def going(low: Any, high: Any, number: Any) -> Any:
+        return ops.any(exactly & (number != count) & (high - low > 1))
+
+    def halve(low: Any, high: Any, number: Any) -> tuple[Any, Any, Any]:
+        middle = low + (high - low) // 2
+        found = _sum(at_least(middle))
+        enough = exactly & (found >= count)  # no other row depends on its neighbours' search
+        return (
+            ops.where(enough, middle, low),
+            ops.where(enough, high, middle),
+            ops.where(enough, found, number),
+        )
+
+    start = (bound, ops.full_like(bound, _ABOVE_1), _sum(at_least(bound)))
+    bound, _, number = ops.while_loop(going, halve, start)
+    kept = weights * ops.cast(at_least(bound), "float32")
+    least = ops.view(bound[:, None], "float32")[:, 0]
+    return kept, _sum(kept) - ops.cast(number - count, "float32") * least
+
+
+def _order(weights: Any) -> Any:
+    """Integers in the order of the weights: floats >= 0 have that of their bits."""
+    return ops.view(weights, "int32")
+
+
+def _positive(x: Any) -> Any:
+    """1 where an integer is positive, else 0."""
+    # A graph compares, selects and casts bools without vector instructions: six times as slow.
+    return ops.minimum(ops.maximum(x, 0), 1)
+
+
+def _sum(blocks: Any) -> Any:
+    """(B, W, W) -> (B,)"""
+    # Under XLA the sum of a long row is one chain of additions.
+    return ops.sum(ops.sum(blocks, axis=-1), axis=-1)

@@ -1,5 +1,6 @@
 """The distribution of chosen tokens, row by row."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -18,17 +19,33 @@ def softmax(x):
     return e / e.sum()
 
 
+def distribution(logits, temperature, top_k, top_p):
+    """The probabilities of all tokens, by sorting them; the oracle."""
+    order = np.argsort(-logits, kind="stable")
+    p = softmax(np.float64(logits[order]) / temperature)
+    p[top_k or len(p) :] = 0
+    before = np.cumsum(p) - p
+    if top_p < 1:
+        p[before >= top_p * p.sum()] = 0
+    return (p / p.sum())[np.argsort(order)]
+
+
+def inputs(logits, temperature, top_k, top_p):
+    """`sample`'s, one row for each temperature."""
+    rows = len(temperature)
+    return (
+        ops.convert_to_tensor(np.tile(np.float32(logits), (rows, 1))),
+        ops.convert_to_tensor(np.float32(temperature)),
+        ops.convert_to_tensor(np.int32(top_k)),
+        ops.convert_to_tensor(np.float32(top_p)),
+        random_bits(ops.arange(rows, dtype="int32"), ops.zeros((rows,), "int32")),
+    )
+
+
 def draw(logits, temperature=1.0, top_k=0, top_p=1.0, rows=N):
     """Frequencies of the tokens in `rows` draws."""
-    bits = random_bits(ops.arange(rows, dtype="int32"), ops.zeros((rows,), "int32"))
-    ids = sample(
-        ops.convert_to_tensor(np.tile(np.float32(logits), (rows, 1))),
-        ops.full((rows,), temperature, "float32"),
-        ops.full((rows,), top_k, "int32"),
-        ops.full((rows,), top_p, "float32"),
-        bits,
-    )
-    return np.bincount(numpy(ids), minlength=len(logits)) / rows
+    columns = (np.full(rows, value) for value in (temperature, top_k, top_p))
+    return np.bincount(numpy(sample(*inputs(logits, *columns))), minlength=len(logits)) / rows
 
 
 def test_threefry_equals_the_published_vectors():
@@ -103,6 +120,77 @@ def test_top_p_counts_what_top_k_left():
 def test_filters_off_leave_every_token():
     flat = draw(np.zeros(7), rows=2000)
     assert (flat > 0.1).all()
+
+
+SETTINGS = [
+    (temperature, top_k, top_p)
+    for temperature in (0.3, 1.0, 7.0)
+    for top_k in (0, 1, 2, 5, 11, 40, 100, 101, 113, 2**31 - 1)
+    for top_p in (1e-38, 0.1, 0.5, 0.97, 1.0)
+]
+
+
+def assert_drawn_from(p, ids):
+    counts = np.bincount(ids, minlength=len(p))
+    assert not counts[p == 0].any()
+    # How many of the draws are among the likeliest token, the likeliest two, ...
+    likeliest = np.argsort(-p)
+    error = np.cumsum(counts[likeliest] - len(ids) * p[likeliest])
+    assert np.abs(error).max() < 2.5 * len(ids) ** 0.5  # 5 standard deviations
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_every_row_is_drawn_from_the_oracles_distribution(ties):
+    logits = np.random.default_rng(0).normal(0, 2, 101).astype("float32")
+    logits = np.round(logits) if ties else logits
+    logits[[3, 17]] = -np.inf
+    ids = sample(*inputs(logits, *np.repeat(SETTINGS, 300, axis=0).T))
+    for setting, some in zip(SETTINGS, numpy(ids).reshape(-1, 300), strict=True):
+        assert_drawn_from(distribution(logits, *setting), some)
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.6), (300, 1.0), (40, 0.5), (3000, 0.9)])
+def test_a_long_vocabulary(top_k, top_p):
+    logits = np.random.default_rng(0).normal(0, 2, 20011).astype("float32")
+    ids = numpy(sample(*inputs(logits, *np.repeat([[1.0, top_k, top_p]], 400, axis=0).T)))
+    assert_drawn_from(distribution(logits, 1.0, top_k, top_p), ids)
+
+
+def compiled(jit_compile, size):
+    """`sample`, compiled for any number of rows and `size` tokens."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(sample) if jit_compile else sample
+    import tensorflow as tf
+
+    columns = ("float32", "int32", "float32", "uint32")
+    specs = [tf.TensorSpec([None, size]), *(tf.TensorSpec([None], dtype) for dtype in columns)]
+    return tf.function(sample, specs, jit_compile=jit_compile)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_and_alone_a_row_gets_the_same_token(jit_compile):
+    arguments = inputs(np.random.default_rng(0).normal(0, 2, 1009), *np.transpose(SETTINGS))
+    run = compiled(jit_compile, 1009)
+    together = numpy(sample(*arguments))
+    np.testing.assert_array_equal(numpy(run(*arguments)), together)
+    for i, token in enumerate(together):
+        assert numpy(run(*(argument[i : i + 1] for argument in arguments)))[0] == token
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_row_without_numbers_ends_and_harms_no_other(jit_compile):
+    good = np.random.default_rng(0).normal(size=23).astype("float32")
+    rows = [np.where(np.arange(23) % 5 == 2, bad, good) for bad in (np.nan, np.inf, -np.inf)]
+    rows += [np.full(23, np.nan), np.full(23, -np.inf), good]
+    logits = ops.convert_to_tensor(np.stack(rows).astype("float32"))
+    run = compiled(jit_compile, 23)
+    for top_k, top_p in ((0, 1), (0, 0.5), (3, 1), (3, 0.5)):
+        _, *columns = inputs(good, np.ones(6), np.full(6, top_k), np.full(6, top_p))
+        ids = numpy(run(logits, *columns))
+        assert ((ids >= 0) & (ids < 23)).all()
+        assert ids[5] == numpy(sample(logits[5:], *(column[5:] for column in columns)))[0]
 
 
 def test_each_row_has_its_own_parameters():
