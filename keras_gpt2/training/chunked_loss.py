@@ -64,6 +64,8 @@ def chunked_loss(
     section 5.
     """
     width = hidden.shape[-1]
+    # The gradient of the matrix is added up in parts of as many rows each.
+    parts = max(p for p in range(1, 33) if matrix.shape[0] % p == 0)
     targets = ops.reshape(ops.cast(targets, "int32"), (-1,))  # (N,)
     real = ops.cast(targets >= 0, "float32")
     weights = real if weights is None else real * ops.reshape(ops.cast(weights, "float32"), (-1,))
@@ -97,26 +99,40 @@ def chunked_loss(
             dstates, *dmatrix = gradients
             # A weight is a factor of a whole row: it is cheapest where rows are narrow.
             dlogits = ops.cast(dlogits, x.dtype)
-            dx = weight * ops.cast(ops.matmul(dlogits, rows), "float32")  # (C, D)
+            dx = weight / count * ops.cast(ops.matmul(dlogits, rows), "float32")  # (C, D)
             dstates = ops.scatter_update(dstates, ops.reshape(i, (1, 1)), dx[None])
             if not train_matrix:
                 return i + 1, sums, dstates
             x = ops.cast(weight, x.dtype) * x
-            more = ops.cast(ops.matmul(ops.transpose(dlogits), x), "float32")
-            return i + 1, sums, dstates, dmatrix[0] + more
+            dlogits = ops.reshape(dlogits, (size, parts, -1))
+
+            def add_part(j: Any, dmatrix: Any) -> tuple:
+                more = ops.cast(ops.matmul(ops.transpose(dlogits[:, j]), x), "float32")
+                place = ops.reshape(j, (1, 1))
+                return j + 1, ops.scatter_update(dmatrix, place, (dmatrix[j] + more / count)[None])
+
+            # At once, the product would be as large as the gradient that it is added to.
+            first = ops.zeros((), "int32")
+            _, dmatrix = ops.while_loop(lambda j, _: j < parts, add_part, (first, *dmatrix))
+            return i + 1, sums, dstates, dmatrix
 
         start: tuple = (ops.zeros((), "int32"), ops.zeros((3,)))
         if training:
             start += (ops.zeros_like(states, "float32"),)
-            start += (ops.zeros_like(matrix, "float32"),) if train_matrix else ()
+            shape = (parts, rows.shape[0] // parts, width)  # of the gradient of the matrix
+            start += (ops.zeros(shape),) if train_matrix else ()
         _, sums, *gradients = ops.while_loop(lambda i, *_: i < chunks, add_chunk, start)
 
         def gradient(*upstream: Any) -> tuple[Any, Any]:
-            scale = keras.tree.flatten(upstream)[0] / count
+            # Mostly 1, which a compiler takes out; another factor would copy the whole gradient.
+            scale = keras.tree.flatten(upstream)[0]
             dstates, *rest = gradients
-            dmatrix = rest[0] if rest else ops.zeros_like(matrix)
             dhidden = ops.reshape(ops.reshape(dstates, (-1, width))[:number], ops.shape(hidden))
-            return ops.cast(scale * dhidden, hidden.dtype), ops.cast(scale * dmatrix, matrix.dtype)
+            dhidden = ops.cast(scale * dhidden, hidden.dtype)
+            if not rest:
+                return dhidden, ops.zeros_like(matrix)
+            dmatrix = ops.reshape(ops.cast(scale * rest[0], matrix.dtype), matrix.shape)
+            return dhidden, dmatrix
 
         return (sums[0] / count, sums), gradient
 
