@@ -8,6 +8,44 @@ from typing import Any
 import keras
 
 
+def after(x: Any, *others: Any) -> Any:
+    """`x`, for which a compiler has to wait until `others` are computed.
+
+    Without such an order XLA finds a value that is computed again to be the first one, which it
+    then keeps; or it computes together what was to be computed in turn.
+    """
+    for other in others:
+        entry = keras.ops.sum(keras.ops.reshape(other, (-1,))[:1])
+        # Never true, but no compiler leaves it out.
+        x = x + keras.ops.cast(entry > float("inf"), x.dtype)
+    return x
+
+
+def _remat(function: Callable, number: int) -> Callable:
+    """`keras.remat`, whose order XLA keeps also where TensorFlow calls it.
+
+    Of the arguments the first `number` are made to wait for the gradients of the outputs: the
+    others may be large, and one is enough.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.remat(function)
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def call(*inputs: Any) -> Any:
+        def gradient(*upstream: Any) -> Any:
+            again = [after(x, *upstream) for x in inputs[:number]]
+            again += [tf.identity(x) for x in inputs[number:]]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                outputs = function(*again)
+            return tape.gradient(outputs, again, upstream, tf.UnconnectedGradients.ZERO)
+
+        return function(*inputs), gradient
+
+    return call
+
+
 def rematerialized(function: Callable, variables: Iterable[Any] = ()) -> Callable:
     """`function`, whose intermediate values are not kept for its gradient but computed again.
 
@@ -44,7 +82,7 @@ def rematerialized(function: Callable, variables: Iterable[Any] = ()) -> Callabl
             with keras.StatelessScope([*before, *given]):
                 return function(*arguments[: len(inputs)])
 
-        outputs = keras.remat(pure)(*inputs, *[weight.value for weight in weights])
+        outputs = _remat(pure, len(inputs))(*inputs, *[weight.value for weight in weights])
         for state, value in before:
             if "seed_generator_state" in state.name:
                 state.assign(value + keras.ops.array([0, 1], value.dtype))  # as if drawn from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ import keras
 from keras import ops
 
 from keras_gpt2.layers.dense import Dense
-from keras_gpt2.layers.rematerialization import rematerialized
+from keras_gpt2.layers.rematerialization import after, rematerialized
+
+BLOCK = 256  # queries whose attention weights exist at a time in training
 
 
 def dot_product_attention(
@@ -216,6 +219,37 @@ class SelfAttention(keras.layers.Layer):
 
         return dot_product_attention(query, key, value, mask, dropout=dropout)
 
+    def _attend_in_blocks(self, query: Any, key: Any, value: Any, seen: Callable) -> Any:
+        """The values of `attend` in training; the weights of BLOCK queries exist at a time.
+
+        `(B, H, T, S)` is the largest thing here and cheap to compute again. No block is multiplied
+        with the keys that come after it, where causality hides them.
+        """
+        queries, keys = ops.shape(query)[2], ops.shape(key)[2]  # ints where they are known
+        bounds = [(0, queries)]
+        if isinstance(queries, int) and type(self).attend is SelfAttention.attend:
+            count = -(-queries // BLOCK)
+            bounds = list(itertools.pairwise(queries * i // count for i in range(count + 1)))
+        # A cache has other places, too; and a subclass's own `visible` may show what is to come.
+        no_cache = isinstance(queries, int) and query.shape[2] == key.shape[2]
+        hidden_ahead = self.causal and no_cache and type(self).visible is SelfAttention.visible
+
+        def attend_from(begin: int, end: Any, last: Any) -> Callable:
+            mask = seen(begin, end - begin, last)
+
+            def attend(q: Any, k: Any, v: Any) -> Any:
+                y, _ = self.attend(q, k[:, :, :last], v[:, :, :last], mask, training=True)
+                return y, after(k, y)  # the next block, and its gradient, wait for this one
+
+            return rematerialized(attend, self._attend_variables())
+
+        values = []
+        for begin, end in bounds:
+            attend = attend_from(begin, end, end if hidden_ahead else keys)
+            y, key = attend(query[:, :, begin:end], key, value)
+            values.append(y)
+        return values[0] if len(values) == 1 else ops.concatenate(values, axis=2)
+
     def _attend_variables(self) -> list[Any]:
         """The variables that `attend` may use: all that are not of `project` and `merge`."""
         others = self.query_key_value.variables + self.output_projection.variables
@@ -245,22 +279,24 @@ class SelfAttention(keras.layers.Layer):
             first = ops.cast(0 if position is None else position, "int32")
             cache = write_to_cache(cache, key, value, first)
             key, value = cache  # (B, H, S, K)
-        # All layers have the same mask: what depends on nothing else is computed once for all.
-        places = ops.shape(key)[2] if mask is None else ops.shape(mask)[1]
-        seen = self.visible(
-            first + ops.expand_dims(ops.arange(ops.shape(x)[1], dtype="int32"), 1),
-            ops.expand_dims(ops.arange(places, dtype="int32"), 0),
-        )  # (T, S)
-        if mask is not None:
-            mask = ops.cast(mask, "bool")[:, None, None, :]  # (B, 1, 1, S)
-            seen = mask if seen is None else ops.logical_and(mask, seen)
+
+        def seen(begin: int, queries: Any, keys: Any) -> Any:
+            sight = self.visible(
+                first + begin + ops.expand_dims(ops.arange(queries, dtype="int32"), 1),
+                ops.expand_dims(ops.arange(keys, dtype="int32"), 0),
+            )  # (queries, keys)
+            if mask is None:
+                return sight
+            real = ops.cast(mask, "bool")[:, None, None, :keys]  # (B, 1, 1, keys)
+            return real if sight is None else ops.logical_and(real, sight)
+
         if training and not return_weights:
-            # (B, H, T, T) is the largest thing here and cheap to compute again.
-            values = rematerialized(
-                lambda q, k, v: self.attend(q, k, v, seen, training)[0], self._attend_variables()
-            )(query, key, value)
+            values = self._attend_in_blocks(query, key, value, seen)
         else:
-            values, weights = self.attend(query, key, value, seen, training)
+            # All layers have the same mask: what depends on nothing else is computed once for all.
+            places = ops.shape(key)[2] if mask is None else ops.shape(mask)[1]
+            everything = seen(0, ops.shape(x)[1], places)
+            values, weights = self.attend(query, key, value, everything, training)
         results = [self.merge(values)]
         if cache is not None:
             results.append(cache)

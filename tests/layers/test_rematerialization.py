@@ -66,3 +66,28 @@ def test_it_is_saved(tmp_path):
     assert all(block.rematerialize for block in loaded.attention_blocks)
     for a, b in zip(loaded.trainable_weights, weights, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(a), b)
+
+
+class Window(kg.layers.CausalSelfAttention):
+    """Sees the next position too."""
+
+    def visible(self, query_position, key_position):
+        return key_position <= query_position + 1
+
+
+@pytest.mark.parametrize("layer", [kg.layers.SelfAttention, kg.layers.CausalSelfAttention, Window])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_attention_in_blocks_is_attention_at_once(layer, jit_compile, monkeypatch):
+    """A step of gradient descent is the same, with 8 queries in blocks of 2 and 3."""
+    ids = ops.array([[1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 4, 5, 6, -1, -1, -1]])
+
+    def after_a_step(block):
+        monkeypatch.setattr("keras_gpt2.layers.self_attention.BLOCK", block)
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([kg.layers.TokenEmbedding(9, 4), layer(2)])
+        model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=jit_compile)
+        loss = model.train_on_batch(ids, ops.ones((2, 8, 4)))
+        return [loss, *(ops.convert_to_numpy(w) for w in model.trainable_weights)]
+
+    for a, b in zip(after_a_step(3), after_a_step(8), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
