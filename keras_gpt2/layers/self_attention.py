@@ -12,7 +12,7 @@ from keras import ops
 from keras_gpt2.layers.dense import Dense
 from keras_gpt2.layers.rematerialization import after, rematerialized
 
-BLOCK = 256  # queries whose attention weights exist at a time in training
+BLOCK = 512  # queries whose attention weights exist at a time in training: each block is compiled
 
 
 def dot_product_attention(
