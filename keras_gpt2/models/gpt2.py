@@ -20,6 +20,7 @@ from keras_gpt2.layers import (
     ResidualBlock,
     TokenEmbedding,
 )
+from keras_gpt2.layers.dense import kernels_by_rows
 from keras_gpt2.layers.narrow import check_plain
 from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
@@ -316,6 +317,10 @@ class GPT2(keras.Model):
         for layer in layers:
             check_plain(layer)
         return layers
+
+    def kernels_by_rows(self) -> Any:
+        """The context in which this thread reads the kernels by rows; see `layers/dense.py`."""
+        return kernels_by_rows(self)
 
     @property
     def weights_type(self) -> str:

@@ -14,7 +14,6 @@ import keras
 import tensorflow as tf
 
 from keras_gpt2.generation import Sampling
-from keras_gpt2.layers.dense import kernels_by_rows
 from keras_gpt2.models.lora import without_lora
 from keras_gpt2.serving import batching
 from keras_gpt2.serving.limits import REST_SECONDS, measure_speed
@@ -107,7 +106,7 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    with kernels_by_rows(model) as kernels:
+    with model.kernels_by_rows() as kernels:
         served = ServedGPT2(
             model, kernels, tokenizer, defaults, limit, num_draft_tokens, jit_compile
         )

@@ -40,7 +40,7 @@ class ServedGPT2(tf.Module):
 
     Args:
         model: a built `keras_gpt2.GPT2` on the TensorFlow backend.
-        kernels: what `kernels_by_rows` gave for it.
+        kernels: what `model.kernels_by_rows()` gave.
         tokenizer: a `keras_gpt2.BytePairTokenizer`.
         defaults: the parameters of `serving_default`, one number each.
         limit: int, the most new tokens a request may ask for.
