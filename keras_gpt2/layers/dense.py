@@ -44,17 +44,21 @@ class Dense(keras.layers.Dense):
     _is_quantized = False
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        by_rows = _by_rows.get().get(id(self._kernel))
-        if by_rows is not None:
-            kernel = ops.cast(by_rows, self.compute_dtype)
+        if self._kernel_by_rows is not None:
+            kernel = ops.cast(self._kernel_by_rows, self.compute_dtype)
             return self._affine(inputs, lambda rows: matmul_by_rows(rows, kernel))
         if self.in_bfloat16:
             return self._affine(inputs, lambda rows: narrow_matmul(rows, self._kernel.value))
         return self._affine(inputs, self._with_lora if self.lora_enabled else self._plain)
 
     @property
+    def _kernel_by_rows(self) -> Any:
+        """Its copy where `kernels_by_rows` is on, or None."""
+        return _by_rows.get().get(id(getattr(self, "_kernel", None)))
+
+    @property
     def kernel(self) -> Any:
-        by_rows = _by_rows.get().get(id(getattr(self, "_kernel", None)))
+        by_rows = self._kernel_by_rows
         return super().kernel if by_rows is None else ops.transpose(by_rows)
 
     def _plain(self, rows: Any) -> Any:

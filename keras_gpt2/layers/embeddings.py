@@ -7,7 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gpt2.layers.narrow import check_float, check_plain, in_bfloat16, narrow_matmul
+from keras_gpt2.layers.narrow import (
+    check_float,
+    check_plain,
+    in_bfloat16,
+    matmul_by_rows,
+    narrow_matmul,
+)
 
 
 def take_rows(table: Any, indices: Any) -> Any:
@@ -77,9 +83,8 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         if reverse:
             plain = self.tie_weights and self.reverse_dtype is None and self.logit_soft_cap is None
             if plain and len(inputs.shape) == 3 and inputs.shape[1] == 1:
-                # For few rows this order reads the matrix as it lies: up to three times as fast.
-                logits = ops.matmul(self.embeddings, ops.transpose(inputs[:, 0]))  # (V, B)
-                return ops.cast(ops.transpose(logits), "float32")[:, None]
+                logits = matmul_by_rows(inputs[:, 0], ops.convert_to_tensor(self.embeddings))
+                return ops.cast(logits, "float32")[:, None]
             return ops.cast(super().call(inputs, reverse=True), "float32")  # (B, T, V)
         self.check(_values_if_eager(inputs))
         token_ids = ops.cast(inputs, "int32")

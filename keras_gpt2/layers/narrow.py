@@ -1,10 +1,10 @@
-"""Products with matrices of int8 or bfloat16: less to keep and to read, inputs stay float.
+"""Products with matrices that are kept with one row per output, of floats, int8 or bfloat16.
 
-A matrix is held with one row per output; of int8, `W[:, o] = kernel[o] / scale[o]`. For one row of
-inputs, known when a graph is compiled for its shapes (XLA, JAX), the narrow values are what is read
-from memory. For more rows the matrix becomes floats first: XLA does that once before a loop and is
-as fast as with float32 weights; a graph without XLA does it for every product, which saves memory
-and costs time.
+int8 and bfloat16 are less to keep and to read, and inputs stay float; of int8,
+`W[:, o] = kernel[o] / scale[o]`. For one row of inputs, known when a graph is compiled for its
+shapes (XLA, JAX), the narrow values are what is read from memory. For more rows the matrix becomes
+floats first: XLA does that once before a loop and is as fast as with float32 weights; a graph
+without XLA does it for every product, which saves memory and costs time.
 """
 
 from __future__ import annotations

@@ -295,7 +295,7 @@ class SelfAttention(keras.layers.Layer):
         else:
             # All layers have the same mask: what depends on nothing else is computed once for all.
             places = ops.shape(key)[2] if mask is None else ops.shape(mask)[1]
-            everything = seen(0, ops.shape(x)[1], places)
+            everything = seen(0, ops.shape(query)[2], places)
             values, weights = self.attend(query, key, value, everything, training)
         results = [self.merge(values)]
         if cache is not None:

@@ -113,14 +113,7 @@ def export(
         speed = measure_speed(served, model.sequence_length)
         if max_new_tokens_limit is None:
             served.limit = max(speed.limit(model.sequence_length), max_new_tokens)
-        seconds = speed.seconds(served.limit, model.sequence_length)
-        if seconds > REST_SECONDS:
-            warnings.warn(
-                f"A request for {served.limit} new tokens took {seconds:.0f} s here, and REST "
-                f"allows {REST_SECONDS:.0f} s: start the server with a larger "
-                "--rest_api_timeout_in_ms, or export with a smaller max_new_tokens_limit.",
-                stacklevel=2,
-            )
+        _warn_if_slow(served.limit, speed.seconds(served.limit, model.sequence_length))
 
         directory = Path(directory).absolute()  # its name is the model's
         directory.mkdir(parents=True, exist_ok=True)
@@ -154,6 +147,16 @@ def export(
             return _publish(version, directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _warn_if_slow(limit: int, seconds: float) -> None:
+    if seconds > REST_SECONDS:
+        warnings.warn(
+            f"A request for {limit} new tokens took {seconds:.0f} s here, and REST allows "
+            f"{REST_SECONDS:.0f} s: start the server with a larger --rest_api_timeout_in_ms, or "
+            "export with a smaller max_new_tokens_limit.",
+            stacklevel=3,
+        )
 
 
 def _publish(version: Path, directory: Path) -> Path:
