@@ -75,10 +75,9 @@ def prefill(
         Logits `(B, V)` of the next token, a cache with room for num_steps more places, and the
         mask `(B, P + num_steps)` of that cache.
     """
-    batch, length = ops.shape(token_ids)
-    mask = ops.concatenate([token_ids >= 0, ops.ones((batch, num_steps), "bool")], axis=1)
-    cache = model.new_cache(batch, length)
-    logits, cache = model.call_with_cache(token_ids, cache, 0, mask[:, :length])
+    room = ops.ones((ops.shape(token_ids)[0], num_steps), "bool")
+    mask = ops.concatenate([token_ids >= 0, room], axis=1)
+    logits, cache = model.call_with_cache(token_ids)
     return logits, model.extend_cache(cache, num_steps, in_place), mask
 
 
@@ -95,7 +94,7 @@ def decode(
     """Continues every prompt, keeping keys and values of what was read.
 
     Args:
-        model: has `new_cache`, `extend_cache` and `call_with_cache` as `keras_gpt2.GPT2`.
+        model: has `extend_cache` and `call_with_cache` as `keras_gpt2.GPT2`.
         token_ids: int32 `(B, P)`, prompts aligned on their last token, -1 before the first.
         sampling: parameters of each row.
         num_steps: int (a scalar tensor in a TensorFlow graph), N, at least every max_new_tokens

@@ -79,25 +79,28 @@ class OwnedCache(NamedTuple):
 def write_to_cache(cache: Any, key: Any, value: Any, position: Any) -> Any:
     """`cache`, a pair of `(B, H, S, K)`, with `key` and `value` `(B, H, T, K)` from `position` on.
 
-    The result is of the type of `cache`.
+    The result is of the type of `cache`, or, where that is empty, `key` and `value` alone.
     """
+    if not cache:
+        return key, value
     if keras.backend.backend() != "tensorflow":
         start = (0, 0, position, 0)
         return ops.slice_update(cache[0], start, key), ops.slice_update(cache[1], start, value)
     # keras.ops.slice_update is an XLA op in TensorFlow, which a server without XLA cannot run.
     batch, heads, length, width = ops.shape(cache[0])
-    rows = ops.expand_dims(ops.arange(batch * heads) * length, 1)  # (B H, 1)
-    places = rows + position + ops.expand_dims(ops.arange(ops.shape(key)[2]), 0)  # (B H, T)
-    places = ops.reshape(places, (-1, 1))
+    places = ops.arange(batch * heads) * length + position  # (B H,)
+    if key.shape[2] != 1:
+        places = ops.expand_dims(places, 1) + ops.arange(ops.shape(key)[2])  # (B H, T)
+        places = ops.reshape(places, (-1,))
 
     def write(old: Any, new: Any) -> Any:
         old, new = ops.reshape(old, (-1, width)), ops.reshape(new, (-1, width))
         if isinstance(cache, OwnedCache):
             import tensorflow as tf
 
-            written = tf.raw_ops.InplaceUpdate(x=old, i=places[:, 0], v=new)
+            written = tf.raw_ops.InplaceUpdate(x=old, i=places, v=new)
         else:
-            written = ops.scatter_update(old, places, new)
+            written = ops.scatter_update(old, ops.expand_dims(places, 1), new)
         return ops.reshape(written, (batch, heads, length, width))
 
     pair = write(cache[0], key), write(cache[1], value)
@@ -123,7 +126,8 @@ class SelfAttention(keras.layers.Layer):
         x: `(B, T, D)`.
         mask: bool `(B, T)`, True where an entry is real (others are never seen); with a cache,
             `(B, S)`. Keras fills it in from an embedding that masks.
-        cache: pair of tensors `(B, H, S, K)`: keys and values of the places 0 .. position - 1.
+        cache: pair of tensors `(B, H, S, K)`: keys and values of the places 0 .. position - 1;
+            or `()` where there are none, and the keys and values of x become the cache.
         position: int scalar, the place of `x[:, 0]` in the cache.
         return_weights: bool; if True the weights `(B, H, T, S)` come last.
 
@@ -190,11 +194,12 @@ class SelfAttention(keras.layers.Layer):
 
     def project(self, x: Any) -> tuple[Any, Any, Any]:
         """`(B, T, D)` -> query, key and value, each `(B, H, T, K)`."""
-        batch, length = ops.shape(x)[0], ops.shape(x)[1]
         heads, width = self.num_heads, x.shape[-1] // self.num_heads
         together = self.query_key_value(x)  # (B, T, 3 D)
         if x.shape[1] == 1:
             return tuple(ops.unstack(ops.reshape(together, (-1, 3, heads, 1, width)), axis=1))
+
+        batch, length, _ = ops.shape(x)
 
         def split(part: Any) -> Any:
             return ops.transpose(ops.reshape(part, (batch, length, heads, width)), (0, 2, 1, 3))
@@ -287,7 +292,9 @@ class SelfAttention(keras.layers.Layer):
             )  # (queries, keys)
             if mask is None:
                 return sight
-            real = ops.cast(mask, "bool")[:, None, None, :keys]  # (B, 1, 1, keys)
+            real = ops.cast(mask, "bool")[:, None, None]  # (B, 1, 1, S)
+            if isinstance(keys, int):
+                real = real[..., :keys]
             return real if sight is None else ops.logical_and(real, sight)
 
         if training and not return_weights:

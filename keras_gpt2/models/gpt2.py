@@ -26,7 +26,7 @@ from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 
 WEIGHTS_TYPES = ("float", "bfloat16", "int8")
-Cache = list[tuple[Any, Any]]
+Cache = Sequence[tuple[Any, ...]]
 
 
 def _normal(stddev: float) -> keras.initializers.Initializer:
@@ -198,7 +198,7 @@ class GPT2(keras.Model):
         x = self.token_embedding(token_ids)  # (B, T, D)
         x = self.position_embedding(x, **cached)
         x = self.embedding_dropout(x)
-        new_cache: Cache = []
+        new_cache: list[tuple[Any, Any]] = []
         for i, (attention, feed_forward) in enumerate(
             zip(self.attention_blocks, self.feed_forward_blocks, strict=True)
         ):
@@ -214,12 +214,6 @@ class GPT2(keras.Model):
         """What the output product is applied to: ids `(B, T)` -> normalized `(B, T, D)`."""
         return self._hidden_states(token_ids)[0]
 
-    def new_cache(self, batch_size: Any, length: int) -> Cache:
-        """Zeros for `length` places: a (key, value) pair of `(B, H, length, K)` for each layer."""
-        shape = (batch_size, self.num_heads, length, self.hidden_dim // self.num_heads)
-        dtype = self.model_dtype_policy.compute_dtype
-        return [(ops.zeros(shape, dtype), ops.zeros(shape, dtype)) for _ in range(self.num_layers)]
-
     def extend_cache(self, cache: Cache, places: Any, owned: bool = False) -> Cache:
         """`cache` with more places at its end.
 
@@ -227,27 +221,38 @@ class GPT2(keras.Model):
         TensorFlow graph writes into it where it lies, several times as fast. Not for XLA, which
         does so by itself.
         """
-        room = ((0, 0), (0, 0), (0, places), (0, 0))
+        batch, heads, _, width = ops.shape(cache[0][0])
+        room = ops.zeros((batch, heads, places, width), cache[0][0].dtype)
         pair = OwnedCache if owned else lambda key, value: (key, value)
-        return [pair(ops.pad(key, room), ops.pad(value, room)) for key, value in cache]
+        return [
+            pair(*(ops.concatenate([old, room], axis=2) for old in key_and_value))
+            for key_and_value in cache
+        ]
 
     def call_with_cache(
-        self, token_ids: Any, cache: Cache, position: Any, mask: Any, every: bool = False
+        self,
+        token_ids: Any,
+        cache: Cache | None = None,
+        position: Any = None,
+        mask: Any = None,
+        every: bool = False,
     ) -> tuple[Any, Cache]:
         """Logits of the last position, and the cache with these positions written into it.
 
         Args:
             token_ids: int32 `(B, T)`, at the places position .. position + T - 1.
-            cache: what `new_cache` or the last call gave, with S places.
-            position: int scalar.
-            mask: bool `(B, S)`, False at the places that hold padding.
+            cache: what `extend_cache` or the last call gave: for each layer a pair of key and value
+                `(B, H, S, K)`. None: T places are all.
+            position: int scalar; None where there is no cache.
+            mask: bool `(B, S)`, False at the places that hold padding; None likewise.
             every: bool; True gives the logits of all T positions.
 
         Returns:
             float32 logits `(B, V)`, or `(B, T, V)`, and the new cache. Both equal the model's own
             on the whole text, to rounding.
         """
-        hidden, cache = self._hidden_states(token_ids, cache, position, mask)
+        before = [()] * self.num_layers if cache is None else cache
+        hidden, cache = self._hidden_states(token_ids, before, position, mask)
         if every:
             return self.token_embedding(hidden, reverse=True), cache
         logits = self.token_embedding(hidden[:, -1:], reverse=True)  # (B, 1, V)

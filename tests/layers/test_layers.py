@@ -178,6 +178,10 @@ def test_attention_in_steps_with_a_cache_equals_attention_at_once():
     for begin, end in ((0, 2), (2, 3), (3, 5)):
         y, cache = layer(x[:, begin:end], cache=cache, position=begin)
         np.testing.assert_allclose(numpy(y), at_once[:, begin:end], atol=1e-6)
+    y, (key, value) = layer(x, cache=())
+    np.testing.assert_allclose(numpy(y), at_once, atol=1e-6)
+    np.testing.assert_allclose(numpy(key), numpy(cache[0]), atol=1e-6)
+    np.testing.assert_allclose(numpy(value), numpy(cache[1]), atol=1e-6)
 
 
 def test_subclass_with_its_own_attend():

@@ -78,8 +78,10 @@ def test_cached_equals_whole(gpt2):
     token_ids[0, :3] = -1
     whole = numpy(gpt2(token_ids))
     mask = np.concatenate([token_ids >= 0, np.ones((2, 2), bool)], axis=1)
-    cache = gpt2.new_cache(2, 13)
-    for begin, end in ((0, 5), (5, 6), (6, 7), (7, 11)):
+    logits, cache = gpt2.call_with_cache(token_ids[:, :5])
+    np.testing.assert_allclose(numpy(logits), whole[:, 4], atol=1e-5)
+    cache = gpt2.extend_cache(cache, 8)
+    for begin, end in ((5, 6), (6, 7), (7, 11)):
         logits, cache = gpt2.call_with_cache(token_ids[:, begin:end], cache, begin, mask)
         np.testing.assert_allclose(numpy(logits), whole[:, end - 1], atol=1e-5)
 
@@ -202,9 +204,9 @@ def test_custom_classes_train_save_and_decode(tmp_path):
     token_ids = ids(2, 9, vocabulary_size=31)
     whole = numpy(model(token_ids))
     assert np.abs(whole - numpy(plain(token_ids))).max() > 1e-2
-    cache, mask = model.new_cache(2, 9), np.ones((2, 9), bool)
-    _, cache = model.call_with_cache(token_ids[:, :5], cache, 0, mask)
-    logits, _ = model.call_with_cache(token_ids[:, 5:], cache, 5, mask)
+    _, cache = model.call_with_cache(token_ids[:, :5])
+    cache = model.extend_cache(cache, 4)
+    logits, _ = model.call_with_cache(token_ids[:, 5:], cache, 5, np.ones((2, 9), bool))
     np.testing.assert_allclose(numpy(logits), whole[:, -1], atol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
