@@ -128,7 +128,7 @@ def export(
             version = partial / "version"
             tf.saved_model.save(served, str(version), signatures=served.signatures())
             (version / batching.NAME).write_text(batching.PARAMETERS)
-            records = example_records(version, served.limit)
+            records = example_records(version, served.limit, served.defaults)
             if jit_compile:
                 records += bucket_records(model.sequence_length, batching.MAX_BATCH_SIZE)
             write_records(version, directory.name, records)

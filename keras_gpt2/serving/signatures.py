@@ -69,12 +69,11 @@ class ServedGPT2(tf.Module):
         self.limit = limit
         self._num_draft_tokens = num_draft_tokens
         self._jit_compile = jit_compile
+        specs = [TOKEN_IDS, INTS, INTS, FLOATS, INTS, FLOATS, INTS]
         # Functions of their own, so that the graph holds each once, and measuring needs no other.
-        # A single row, the usual request, takes a tenth less time where that is known; not with
-        # narrow weights, whose form for one row is XLA's.
-        self._continue = self._traced(None)
-        alone = model.weights_type == "float" and not jit_compile
-        self._continue_one = self._traced(1) if alone else None
+        self._continue = tf.function(
+            self._decode, autograph=False, jit_compile=jit_compile or None
+        ).get_concrete_function(*specs)
         self._hidden_states = tf.function(
             model.hidden_states, autograph=False
         ).get_concrete_function(TOKEN_IDS)
@@ -158,31 +157,10 @@ class ServedGPT2(tf.Module):
             steps = tf.constant(self.limit)
         else:
             steps = tf.maximum(tf.reduce_max(sampling.max_new_tokens), 1)
-        places = tf.zeros([steps], tf.int32)
-        given = (token_ids, *sampling)
-        if self._continue_one is None:
-            decoded = self._continue(places, *given)
-        else:
-            one = [[1, *values.shape[1:]] for values in given]
-            decoded = tf.cond(
-                tf.equal(batch, 1),
-                lambda: self._continue_one(places, *map(tf.ensure_shape, given, one)),
-                lambda: self._continue(places, *given),
-            )
+        decoded = self._continue(token_ids, tf.zeros([steps], tf.int32), *sampling)
         return Decoded(*(values[:batch] for values in decoded))
 
-    def _traced(self, rows: int | None) -> Any:
-        """`_decode` as a graph for this number of rows, or for any."""
-        types = (tf.int32, tf.float32, tf.int32, tf.float32, tf.int32)
-        return tf.function(
-            self._decode, autograph=False, jit_compile=self._jit_compile or None
-        ).get_concrete_function(
-            INTS,
-            tf.TensorSpec([rows, None], tf.int32),
-            *(tf.TensorSpec([rows], dtype) for dtype in types),
-        )
-
-    def _decode(self, places: Any, token_ids: Any, *parameters: Any) -> Decoded:
+    def _decode(self, token_ids: Any, places: Any, *parameters: Any) -> Decoded:
         # The number of steps comes as a shape, which XLA knows while it compiles.
         return decode(
             self._model.object,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_gpt2.generation import Sampling
 from keras_gpt2.serving.signatures import BUCKETS, SHORTEST
 
 PROMPT = "Once upon a time"
@@ -29,26 +30,25 @@ class Record(NamedTuple):
     outputs: dict[str, Any]  # name -> tensor, or none
 
 
-def example_records(version: Path, limit: int) -> list[Record]:
-    """Asks every signature of the SavedModel in `version` once."""
+def example_records(version: Path, limit: int, defaults: Sampling) -> list[Record]:
+    """Asks the SavedModel in `version` for an answer of every signature.
+
+    `serving_default` is `generate` with these defaults, tensors `(1,)`, and asked so: its own graph
+    would have to be optimized once more, which takes as long as all the rest.
+    """
     signatures = tf.saved_model.load(str(version)).signatures
 
     def ask(signature: str, **inputs: Any) -> Record:
         return Record(signature, inputs, signatures[signature](**inputs))
 
     prompt = tf.constant([PROMPT])
-    parameters = dict(
-        max_new_tokens=tf.constant([min(16, limit)]),
-        temperature=tf.constant([0.8]),
-        top_k=tf.constant([0]),
-        top_p=tf.constant([0.95]),
-        seed=tf.constant([1]),
-    )
+    drawn = Sampling(*(tf.constant([value]) for value in (min(16, limit), 0.8, 0, 0.95, 1)))
+    text = ask("generate", prompt=prompt, **defaults._asdict()).outputs["text"]
     tokenized = ask("tokenize", text=prompt)
     token_ids = tokenized.outputs["token_ids"]
     return [
-        ask("serving_default", prompt=prompt),
-        ask("generate", prompt=prompt, **parameters),
+        Record("serving_default", {"prompt": prompt}, {"text": text}),
+        ask("generate", prompt=prompt, **drawn._asdict()),
         ask("score", text=prompt),
         ask("logits", token_ids=token_ids[:, :2]),
         tokenized,
