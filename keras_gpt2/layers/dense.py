@@ -84,7 +84,7 @@ class Dense(keras.layers.Dense):
         check_plain(self)
         shape = self._kernel.shape
         values, scale = keras.quantizers.abs_max_quantize(self._kernel, axis=0, to_numpy=True)
-        del self._kernel
+        self._untrack_variable(self._kernel)  # at `del` Keras would collect garbage
         self.quantized_build(shape, mode)
         self._kernel.assign(ops.transpose(values))
         self.kernel_scale.assign(ops.squeeze(scale, axis=0))
@@ -108,11 +108,9 @@ class Dense(keras.layers.Dense):
     def merge_lora(self) -> None:
         """Adds what LoRA has learnt to the kernel, and removes its two matrices."""
         self._kernel.assign(self.merged_kernel())
-        self._tracker.unlock()
         for weight in (self.lora_kernel_a, self.lora_kernel_b):
             self._untrack_variable(weight)
-        del self.lora_kernel_a, self.lora_kernel_b
-        self._tracker.lock()
+        self.lora_kernel_a = self.lora_kernel_b = None
         self.lora_enabled = False
         self.lora_rank = self.lora_alpha = None
 
