@@ -40,6 +40,8 @@ class Dense(keras.layers.Dense):
     dtype_policy: Any
     lora_rank: Any
     lora_alpha: Any
+    lora_kernel_a: Any
+    lora_kernel_b: Any
     in_bfloat16 = False
     _is_quantized = False
 
