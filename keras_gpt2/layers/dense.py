@@ -46,8 +46,9 @@ class Dense(keras.layers.Dense):
     _is_quantized = False
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        if self._kernel_by_rows is not None:
-            kernel = ops.cast(self._kernel_by_rows, self.compute_dtype)
+        by_rows = self._kernel_by_rows
+        if by_rows is not None:
+            kernel = ops.cast(by_rows, self.compute_dtype)
             return self._affine(inputs, lambda rows: matmul_by_rows(rows, kernel))
         if self.in_bfloat16:
             return self._affine(inputs, lambda rows: narrow_matmul(rows, self._kernel.value))
@@ -86,7 +87,7 @@ class Dense(keras.layers.Dense):
         check_plain(self)
         shape = self._kernel.shape
         values, scale = keras.quantizers.abs_max_quantize(self._kernel, axis=0, to_numpy=True)
-        self._untrack_variable(self._kernel)  # at `del` Keras would collect garbage
+        self._untrack_variable(self._kernel)  # `del` of a variable makes Keras collect garbage
         self.quantized_build(shape, mode)
         self._kernel.assign(ops.transpose(values))
         self.kernel_scale.assign(ops.squeeze(scale, axis=0))
@@ -112,7 +113,8 @@ class Dense(keras.layers.Dense):
         self._kernel.assign(self.merged_kernel())
         for weight in (self.lora_kernel_a, self.lora_kernel_b):
             self._untrack_variable(weight)
-        self.lora_kernel_a = self.lora_kernel_b = None
+        self.lora_kernel_a = self.lora_kernel_b = None  # first, see `quantize`
+        del self.lora_kernel_a, self.lora_kernel_b  # or TensorFlow would keep them
         self.lora_enabled = False
         self.lora_rank = self.lora_alpha = None
 

@@ -293,7 +293,7 @@ class SelfAttention(keras.layers.Layer):
             if mask is None:
                 return sight
             real = ops.cast(mask, "bool")[:, None, None]  # (B, 1, 1, S)
-            if isinstance(keys, int):
+            if isinstance(keys, int):  # a number known at run time only is that of all places
                 real = real[..., :keys]
             return real if sight is None else ops.logical_and(real, sight)
 

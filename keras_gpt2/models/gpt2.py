@@ -224,10 +224,11 @@ class GPT2(keras.Model):
         batch, heads, _, width = ops.shape(cache[0][0])
         room = ops.zeros((batch, heads, places, width), cache[0][0].dtype)
         pair = OwnedCache if owned else lambda key, value: (key, value)
-        return [
-            pair(*(ops.concatenate([old, room], axis=2) for old in key_and_value))
-            for key_and_value in cache
-        ]
+
+        def longer(tensor: Any) -> Any:
+            return ops.concatenate([tensor, room], axis=2)
+
+        return [pair(longer(key), longer(value)) for key, value in cache]
 
     def call_with_cache(
         self,

@@ -1,5 +1,8 @@
 """LoRA: what is trained, what is not, and that nothing of it is lost on any way out."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -63,6 +66,15 @@ def test_merging_gives_a_plain_model_with_the_same_logits(gpt2):
     gpt2.enable_lora(1)  # and once more
     gpt2.merge_lora()
     gpt2.narrow("int8")
+
+
+def test_nothing_keeps_the_two_matrices_after_merging(gpt2):
+    gpt2.enable_lora(1)
+    layer = gpt2.attention_blocks[0].layer.query_key_value
+    matrices = [weakref.ref(layer.lora_kernel_a), weakref.ref(layer.lora_kernel_b)]
+    gpt2.merge_lora()
+    gc.collect()
+    assert [matrix() for matrix in matrices] == [None, None]
 
 
 def test_a_layer_that_was_frozen_is_frozen_after_merging(gpt2):
