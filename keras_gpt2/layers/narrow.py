@@ -1,18 +1,24 @@
 """Products with matrices that are kept with one row per output, of floats, int8 or bfloat16.
 
 int8 and bfloat16 are less to keep and to read, and inputs stay float; of int8,
-`W[:, o] = kernel[o] / scale[o]`. For one row of inputs, known when a graph is compiled for its
-shapes (XLA, JAX), the narrow values are what is read from memory. For more rows the matrix becomes
-floats first: XLA does that once before a loop and is as fast as with float32 weights; a graph
-without XLA does it for every product, which saves memory and costs time.
+`W[:, o] = kernel[o] / scale[o]`. For few rows of inputs, known when a graph is compiled for its
+shapes (XLA, JAX), the narrow values are what is read from memory: for one row they become floats
+inside the product, for some more block by block, in the processor's cache. Otherwise a matrix
+becomes floats first, which saves memory and costs time: XLA does that once before a loop, a graph
+without XLA for every product.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+_FEW_ROWS = 32
+_BLOCK = 1 << 20  # values that become floats at a time: 4 MB, less than a processor's cache
 
 
 def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
@@ -31,8 +37,18 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
         >>> narrow_matmul(keras.ops.ones((1, 2)), kernel, keras.ops.array([2.0, 4.0])).numpy()
         array([[4., 1.]], dtype=float32)
     """
-    product = _of_one_row(x, kernel) if x.shape[0] == 1 else _of_floats(x, kernel)
+    product = _form(x.shape[0], kernel.shape[0] * kernel.shape[1])(x, kernel)
     return product if scale is None else product / ops.cast(scale, product.dtype)
+
+
+def _form(rows: int | None, size: int) -> Callable:
+    if rows == 1:
+        return _of_one_row
+    few = rows is not None and rows <= _FEW_ROWS
+    # A copy of more than 32 MB is memory that the system must give, and clear, for each product.
+    if size >= (_BLOCK // 2 if few else 8 * _BLOCK) and _on_cpu():
+        return _traced_once(_in_blocks)
+    return _of_floats
 
 
 def _of_floats(x: Any, kernel: Any) -> Any:
@@ -47,6 +63,37 @@ def _of_one_row(x: Any, kernel: Any) -> Any:
     product = _of_floats(x, _made_from(unknown, kernel))
     # Right behind a product, XLA would take a bias into it, and the matrix would be copied first.
     return ops.where(unknown, float("nan"), product)
+
+
+def _in_blocks(x: Any, kernel: Any) -> Any:
+    # Of the whole matrix XLA would make floats before a loop, and keep them all.
+    outputs, width = kernel.shape
+    count = 1 + outputs * width // _BLOCK
+    size = outputs // count
+    columns = ops.transpose(x)  # (D, B)
+
+    def of_block(start: Any) -> Any:
+        block = ops.slice(kernel, (start, 0), (size, width))
+        return ops.matmul(ops.cast(block, x.dtype), columns)
+
+    products = ops.map(of_block, ops.arange(count) * size)  # (count, size, B)
+    product = ops.transpose(ops.reshape(products, (count * size, -1)))
+    return ops.concatenate([product, _of_floats(x, kernel[count * size :])], axis=1)
+
+
+@functools.cache
+def _traced_once(function: Callable) -> Callable:
+    """`function`; in TensorFlow with one graph for all arguments of the same shapes."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    graph = tf.function(function, autograph=False)
+    return lambda *tensors: graph(*map(tf.convert_to_tensor, tensors))
+
+
+def _on_cpu() -> bool:
+    return keras.distribution.list_devices()[0].startswith("cpu")
 
 
 def matmul_by_rows(x: Any, kernel: Any) -> Any:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_gpt2.layers import Dense, TokenEmbedding
+from keras_gpt2.layers import Dense, TokenEmbedding, narrow
 from keras_gpt2.layers.dense import kernels_by_rows
 from keras_gpt2.layers.narrow import narrow_matmul
 
@@ -53,6 +53,19 @@ def test_kernels_by_rows_are_read_within_and_gone_after(shape):
     np.testing.assert_array_equal(np.asarray(model(x)), before)
     for one, other in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("rows", [2, 32, 33, 100])
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize("outputs", [64, 131, 300])
+def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs, dtype, rows):
+    monkeypatch.setattr(narrow, "_BLOCK", 32 * 31)
+    rng = np.random.default_rng(outputs)
+    x = rng.normal(size=(rows, 32)).astype("float32")
+    kernel = keras.ops.cast(rng.integers(-127, 128, (outputs, 32)), dtype)
+    y = narrow_matmul(keras.ops.array(x), kernel)
+    expected = x @ np.asarray(keras.ops.cast(kernel, "float32")).T
+    np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-3)
 
 
 def test_nan_stays_nan():
