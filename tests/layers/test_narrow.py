@@ -55,7 +55,7 @@ def test_kernels_by_rows_are_read_within_and_gone_after(shape):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("rows", [2, 32, 33, 100])
+@pytest.mark.parametrize("rows", [2, 100])
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 @pytest.mark.parametrize("outputs", [64, 131, 300])
 def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs, dtype, rows):
