@@ -3,9 +3,9 @@
 int8 and bfloat16 are less to keep and to read, and inputs stay float; of int8,
 `W[:, o] = kernel[o] / scale[o]`. For few rows of inputs, known when a graph is compiled for its
 shapes (XLA, JAX), the narrow values are what is read from memory: for one row they become floats
-inside the product, for some more block by block, in the processor's cache. Otherwise a matrix
-becomes floats first, which saves memory and costs time: XLA does that once before a loop, a graph
-without XLA for every product.
+inside the product, for some more block by block, in the processor's cache, as those of a very large
+matrix do for any rows. Otherwise a matrix becomes floats first, which saves memory and costs time:
+XLA does that once before a loop, a graph without XLA for every product.
 """
 
 from __future__ import annotations
@@ -83,13 +83,20 @@ def _in_blocks(x: Any, kernel: Any) -> Any:
 
 @functools.cache
 def _traced_once(function: Callable) -> Callable:
-    """`function`; in TensorFlow with one graph for all arguments of the same shapes."""
+    """`function`; in a graph of TensorFlow, arguments of the same shapes share one trace of it."""
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
 
-    graph = tf.function(function, autograph=False)
-    return lambda *tensors: graph(*map(tf.convert_to_tensor, tensors))
+    traced = tf.function(function, autograph=False)
+
+    def call(*tensors: Any) -> Any:
+        if tf.executing_eagerly():  # no trace for each number of rows, which would be kept
+            return function(*tensors)
+        tensors = tuple(map(tf.convert_to_tensor, tensors))
+        return traced.get_concrete_function(*tensors)(*tensors)
+
+    return call
 
 
 def _on_cpu() -> bool:

@@ -68,6 +68,32 @@ def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs
     np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's graphs")
+def test_blocks_share_a_trace_in_graphs_and_leave_none_outside(monkeypatch):
+    import tensorflow as tf
+
+    traces = []
+    in_blocks = narrow._in_blocks
+
+    def counted(x, kernel):
+        traces.append((x.shape[0], tf.executing_eagerly()))
+        return in_blocks(x, kernel)
+
+    monkeypatch.setattr(narrow, "_BLOCK", 32 * 31)
+    monkeypatch.setattr(narrow, "_in_blocks", counted)
+    kernels = [keras.ops.ones((64, 32), "int8")] * 3
+
+    @tf.function(autograph=False)
+    def products(x):
+        return [narrow_matmul(x, kernel) for kernel in kernels]
+
+    x = np.ones((3, 32), "float32")
+    np.testing.assert_array_equal(products(tf.constant(x))[2], np.full((3, 64), 32))
+    assert traces == [(3, False)]
+    narrow_matmul(keras.ops.array(x), kernels[0])
+    assert traces == [(3, False), (3, True)]
+
+
 def test_nan_stays_nan():
     x = np.ones((1, 32), "float32")
     x[0, 0] = np.nan
