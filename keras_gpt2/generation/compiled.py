@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -28,7 +29,9 @@ def compiled(
         reference = weakref.ref(model)
 
         def run(*tensors: Any) -> Any:
-            return function(reference(), *tensors, *static)
+            alive: Any = reference()
+            with alive.products_for_xla() if jit_compile else nullcontext():
+                return function(alive, *tensors, *static)
 
         if keras.backend.backend() == "jax":
             cache[key] = _for_jax(model, run, jit_compile)

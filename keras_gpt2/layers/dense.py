@@ -15,7 +15,9 @@ from keras_gpt2.layers.narrow import (
     check_float,
     check_plain,
     in_bfloat16,
+    in_parts,
     matmul_by_rows,
+    matmul_of_parts,
     narrow_matmul,
 )
 
@@ -65,6 +67,8 @@ class Dense(keras.layers.Dense):
         return super().kernel if by_rows is None else ops.transpose(by_rows)
 
     def _plain(self, rows: Any) -> Any:
+        if in_parts(rows.shape[0], rows.shape[1] * self.units):
+            return matmul_of_parts(rows, ops.cast(self._kernel, rows.dtype))
         return ops.matmul(rows, self._kernel)
 
     def _with_lora(self, rows: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras_gpt2.layers.narrow import (
     check_float,
     check_plain,
     in_bfloat16,
+    in_parts,
     matmul_by_rows,
     narrow_matmul,
 )
@@ -82,14 +84,19 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
             return self._logits(inputs, lambda rows: narrow_matmul(rows, kernel.value))
         if reverse:
             plain = self.tie_weights and self.reverse_dtype is None and self.logit_soft_cap is None
-            if plain and len(inputs.shape) == 3 and inputs.shape[1] == 1:
-                logits = matmul_by_rows(inputs[:, 0], ops.convert_to_tensor(self.embeddings))
-                return ops.cast(logits, "float32")[:, None]
+            if plain and self._by_rows(inputs.shape):
+                embeddings = ops.convert_to_tensor(self.embeddings)
+                return self._logits(inputs, lambda rows: matmul_by_rows(rows, embeddings))
             return ops.cast(super().call(inputs, reverse=True), "float32")  # (B, T, V)
         self.check(_values_if_eager(inputs))
         token_ids = ops.cast(inputs, "int32")
         rows = take_rows(ops.convert_to_tensor(self.embeddings), ops.maximum(token_ids, 0))
         return ops.cast(rows, self.compute_dtype)  # (B, T, D)
+
+    def _by_rows(self, shape: tuple) -> bool:
+        outer = tuple(shape[:-1])
+        rows = None if None in outer else math.prod(outer)
+        return outer[1:] == (1,) or in_parts(rows, self.input_dim * self.output_dim)
 
     def _logits(self, inputs: Any, product: Any) -> Any:
         rows = ops.reshape(inputs, (-1, inputs.shape[-1]))

@@ -2,20 +2,24 @@
 
 int8 and bfloat16 are less to keep and to read, and inputs stay float; of int8,
 `W[:, o] = kernel[o] / scale[o]`. For few rows of inputs, known when a graph is compiled for its
-shapes (XLA, JAX), the narrow values are what is read from memory: for one row they become floats
-inside the product, for some more block by block, in the processor's cache, as those of a very large
-matrix do for any rows. Otherwise a matrix becomes floats first, which saves memory and costs time:
-XLA does that once before a loop, a graph without XLA for every product.
+shapes (XLA, JAX), the narrow values are what is read from memory: they become floats where they are
+used, a very large matrix block by block, in the processor's cache. Otherwise a matrix becomes
+floats first, which saves memory and costs time: XLA does that once before a loop, a graph without
+XLA for every product.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 from keras import ops
+
+_xla: ContextVar[bool] = ContextVar("for_xla", default=False)
 
 _FEW_ROWS = 32
 _BLOCK = 1 << 20  # values that become floats at a time: 4 MB, less than a processor's cache
@@ -42,27 +46,27 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
 
 
 def _form(rows: int | None, size: int) -> Callable:
-    if rows == 1:
-        return _of_one_row
-    few = rows is not None and rows <= _FEW_ROWS
     # A copy of more than 32 MB is memory that the system must give, and clear, for each product.
-    if size >= (_BLOCK // 2 if few else 8 * _BLOCK) and _on_cpu():
+    if rows != 1 and size >= 8 * _BLOCK and _on_cpu():
         return _traced_once(_in_blocks)
-    return _of_floats
+    return _of_few_rows if rows is not None and rows <= _FEW_ROWS else _of_floats
 
 
 def _of_floats(x: Any, kernel: Any) -> Any:
     return matmul_by_rows(x, ops.cast(kernel, x.dtype))
 
 
-def _of_one_row(x: Any, kernel: Any) -> Any:
+def _of_few_rows(x: Any, kernel: Any) -> Any:
+    unknown = x[0, 0] > float("inf")  # False, but a compiler does not know that
     # XLA takes all that is cheap and comes before a product into its loop over the weights, a
     # normalization for instance, and computes it for every weight. A division it leaves outside.
-    x = x / ops.cast(ops.logical_not(ops.isnan(x[0, 0])), x.dtype)  # by 1
-    unknown = ops.isnan(x[0, 0])
-    product = _of_floats(x, _made_from(unknown, kernel))
-    # Right behind a product, XLA would take a bias into it, and the matrix would be copied first.
-    return ops.where(unknown, float("nan"), product)
+    x = x / (1 + ops.cast(unknown, x.dtype))
+    floats = ops.cast(_made_from(unknown, kernel), x.dtype)
+    # What is right behind a product, a bias or a transposition, XLA would take into it, and the
+    # matrix would be copied first.
+    if x.shape[0] == 1:
+        return ops.where(unknown, 0.0, ops.matmul(x, ops.transpose(floats)))
+    return ops.transpose(ops.where(unknown, 0.0, ops.matmul(floats, ops.transpose(x))))
 
 
 def _in_blocks(x: Any, kernel: Any) -> Any:
@@ -103,6 +107,40 @@ def _on_cpu() -> bool:
     return keras.distribution.list_devices()[0].startswith("cpu")
 
 
+@contextmanager
+def for_xla() -> Iterator[None]:
+    """Within, in this thread, products are formed as XLA's compiler for processors does them best.
+
+    For graphs that it compiles only: TensorFlow's own products of parts are slower than of wholes.
+    """
+    token = _xla.set(_on_cpu())
+    try:
+        yield
+    finally:
+        _xla.reset(token)
+
+
+def in_parts(rows: int | None, size: int) -> bool:
+    """Whether the product of `rows` with a matrix of `size` floats is formed of parts of it.
+
+    XLA's product of 2 to 32 rows reads a large matrix at half the speed of a batch of small ones.
+    """
+    return _xla.get() and rows is not None and 1 < rows <= _FEW_ROWS and size >= _BLOCK
+
+
+def matmul_of_parts(x: Any, kernel: Any) -> Any:
+    """`x W`, `(B, V)`, for `W` `(D, V)`, a sum over slabs of up to 48 of the D."""
+    width = kernel.shape[0]
+    count = _divisor(width, at_least=width / 48)
+    slabs = ops.reshape(kernel, (count, width // count, -1))
+    columns = ops.transpose(ops.reshape(x, (-1, count, width // count)), (1, 0, 2))
+    return ops.sum(ops.matmul(columns, slabs), axis=0)
+
+
+def _divisor(number: int, at_least: float) -> int:
+    return next(n for n in range(1, number + 1) if number % n == 0 and n >= at_least)
+
+
 def matmul_by_rows(x: Any, kernel: Any) -> Any:
     """`x W` for a matrix that is kept with one row per output.
 
@@ -121,7 +159,15 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
     # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
     if x.shape[0] == 1:
         return ops.matmul(x, ops.transpose(kernel))
-    return ops.transpose(ops.matmul(kernel, ops.transpose(x)))
+    columns = ops.transpose(x)  # (D, B)
+    outputs, width = kernel.shape
+    if in_parts(x.shape[0], outputs * width):
+        count = _divisor(outputs, at_least=outputs * width / (2 * _BLOCK))
+        if outputs // count * width >= _BLOCK // 4:
+            parts = ops.reshape(kernel, (count, outputs // count, width))
+            columns = ops.tile(columns, (count, 1, 1))
+            return ops.transpose(ops.reshape(ops.matmul(parts, columns), (outputs, -1)))
+    return ops.transpose(ops.matmul(kernel, columns))
 
 
 def _made_from(unknown: Any, kernel: Any) -> Any:

@@ -21,7 +21,7 @@ from keras_gpt2.layers import (
     TokenEmbedding,
 )
 from keras_gpt2.layers.dense import kernels_by_rows
-from keras_gpt2.layers.narrow import check_plain
+from keras_gpt2.layers.narrow import check_plain, for_xla
 from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 
@@ -327,6 +327,10 @@ class GPT2(keras.Model):
     def kernels_by_rows(self) -> Any:
         """The context in which this thread reads the kernels by rows; see `layers/dense.py`."""
         return kernels_by_rows(self)
+
+    def products_for_xla(self) -> Any:
+        """The context in which this thread makes graphs for XLA; see `layers/narrow.py`."""
+        return for_xla()
 
     @property
     def weights_type(self) -> str:

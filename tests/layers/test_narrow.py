@@ -57,7 +57,7 @@ def test_kernels_by_rows_are_read_within_and_gone_after(shape):
 
 @pytest.mark.parametrize("rows", [2, 100])
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
-@pytest.mark.parametrize("outputs", [64, 131, 300])
+@pytest.mark.parametrize("outputs", [64, 279, 300])
 def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs, dtype, rows):
     monkeypatch.setattr(narrow, "_BLOCK", 32 * 31)
     rng = np.random.default_rng(outputs)
@@ -66,6 +66,34 @@ def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs
     y = narrow_matmul(keras.ops.array(x), kernel)
     expected = x @ np.asarray(keras.ops.cast(kernel, "float32")).T
     np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 32, 33])
+@pytest.mark.parametrize("outputs", [64, 67])  # 67 is a prime number
+def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
+    formed = []
+    monkeypatch.setattr(
+        narrow,
+        "_divisor",
+        lambda *a, f=narrow._divisor, **k: formed.append(f(*a, **k)) or formed[-1],
+    )
+    monkeypatch.setattr(narrow, "_BLOCK", 48 * 20)
+    monkeypatch.setattr(narrow, "_on_cpu", lambda: True)
+    rng = np.random.default_rng(outputs)
+    layer, embedding = Dense(outputs, bias_initializer="normal"), TokenEmbedding(outputs, 96)
+    layer.build((rows, 96))
+    embedding.build(None)
+    x = rng.normal(size=(rows, 96)).astype("float32")
+    for hidden in (x[:, None], x[None]):
+        expected = np.asarray(layer(hidden)), np.asarray(embedding(hidden, reverse=True))
+        assert not formed
+        with narrow.for_xla():
+            y, logits = layer(hidden), embedding(hidden, reverse=True)
+        # Slabs of 48 of the 96 inputs; 1,920 values at most of the rows of the embedding.
+        assert formed == ([] if rows in (1, 33) else [2, 4 if outputs == 64 else 67])
+        formed.clear()
+        np.testing.assert_allclose(np.asarray(y), expected[0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(logits), expected[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's graphs")
@@ -81,23 +109,27 @@ def test_blocks_share_a_trace_in_graphs_and_leave_none_outside(monkeypatch):
 
     monkeypatch.setattr(narrow, "_BLOCK", 32 * 31)
     monkeypatch.setattr(narrow, "_in_blocks", counted)
-    kernels = [keras.ops.ones((64, 32), "int8")] * 3
+    kernels = [keras.ops.ones((256, 32), "int8")] * 3
 
     @tf.function(autograph=False)
     def products(x):
         return [narrow_matmul(x, kernel) for kernel in kernels]
 
     x = np.ones((3, 32), "float32")
-    np.testing.assert_array_equal(products(tf.constant(x))[2], np.full((3, 64), 32))
+    np.testing.assert_array_equal(products(tf.constant(x))[2], np.full((3, 256), 32))
     assert traces == [(3, False)]
     narrow_matmul(keras.ops.array(x), kernels[0])
     assert traces == [(3, False), (3, True)]
 
 
-def test_nan_stays_nan():
-    x = np.ones((1, 32), "float32")
-    x[0, 0] = np.nan
-    assert np.isnan(np.asarray(narrow_matmul(x, np.ones((3, 32), "int8"), np.ones(3)))).all()
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_stay_in_their_row(value):
+    x = np.ones((2, 32), "float32")
+    x[0, 0] = value
+    kernel, scale = np.ones((3, 32), "int8"), np.ones(3)
+    np.testing.assert_array_equal(np.asarray(narrow_matmul(x[:1], kernel, scale)), [[value] * 3])
+    both = np.asarray(narrow_matmul(x, kernel, scale))
+    np.testing.assert_array_equal(both, [[value] * 3, [32] * 3])
 
 
 def quantized_error(layer, x, **kwargs):
