@@ -6,6 +6,8 @@ shapes (XLA, JAX), the narrow values are what is read from memory: they become f
 used, a very large matrix block by block, in the processor's cache. Otherwise a matrix becomes
 floats first, which saves memory and costs time: XLA does that once before a loop, a graph without
 XLA for every product.
+
+Under XLA on processors, large matrices of floats are multiplied with few rows part by part.
 """
 
 from __future__ import annotations
@@ -133,11 +135,12 @@ def matmul_of_parts(x: Any, kernel: Any) -> Any:
     width = kernel.shape[0]
     count = _divisor(width, at_least=width / 48)
     slabs = ops.reshape(kernel, (count, width // count, -1))
-    columns = ops.transpose(ops.reshape(x, (-1, count, width // count)), (1, 0, 2))
-    return ops.sum(ops.matmul(columns, slabs), axis=0)
+    inputs = ops.transpose(ops.reshape(x, (-1, count, width // count)), (1, 0, 2))
+    return ops.sum(ops.matmul(inputs, slabs), axis=0)
 
 
 def _divisor(number: int, at_least: float) -> int:
+    """The least divisor of `number` that is not less than `at_least`, at most `number`."""
     return next(n for n in range(1, number + 1) if number % n == 0 and n >= at_least)
 
 
