@@ -191,28 +191,33 @@ class GPT2(keras.Model):
         self.model_dtype_policy = dtype
 
     def _hidden_states(
-        self, token_ids: Any, cache: Cache | None = None, position: Any = None, mask: Any = None
+        self,
+        token_ids: Any,
+        cache: Cache | None = None,
+        position: Any = None,
+        mask: Any = None,
+        training: bool | None = None,
     ) -> tuple[Any, Cache]:
         """The order of the layers: ids (B, T) -> final hidden states (B, T, D) and the cache."""
         cached = {} if cache is None else {"position": position, "mask": mask}
         x = self.token_embedding(token_ids)  # (B, T, D)
         x = self.position_embedding(x, **cached)
-        x = self.embedding_dropout(x)
+        x = self.embedding_dropout(x, training=training)
         new_cache: list[tuple[Any, Any]] = []
         for i, (attention, feed_forward) in enumerate(
             zip(self.attention_blocks, self.feed_forward_blocks, strict=True)
         ):
             if cache is None:
-                x = attention(x)
+                x = attention(x, training=training)
             else:
                 x, layer_cache = attention(x, cache=cache[i], **cached)
                 new_cache.append(layer_cache)
-            x = feed_forward(x)
+            x = feed_forward(x, training=training)
         return self.final_norm(x), new_cache
 
-    def hidden_states(self, token_ids: Any) -> Any:
+    def hidden_states(self, token_ids: Any, training: bool | None = None) -> Any:
         """What the output product is applied to: ids `(B, T)` -> normalized `(B, T, D)`."""
-        return self._hidden_states(token_ids)[0]
+        return self._hidden_states(token_ids, training=training)[0]
 
     def extend_cache(self, cache: Cache, places: Any, owned: bool = False) -> Cache:
         """`cache` with more places at its end.

@@ -31,7 +31,7 @@ class NextTokenModel(keras.Model):
     Args:
         gpt2: a `GPT2`; it is trained itself, not a copy.
         chunk_size: int >= 1, positions of which logits exist at a time, `4 chunk_size V` bytes
-            several times over. More is slightly faster.
+            several times over. More is slightly faster. If None 256 on a CPU and 2048 elsewhere.
         label_smoothing: float in [0, 1), see `chunked_loss`.
         z_loss: float >= 0, see `chunked_loss`.
 
@@ -56,7 +56,7 @@ class NextTokenModel(keras.Model):
     def __init__(
         self,
         gpt2: Any,
-        chunk_size: int = 256,
+        chunk_size: int | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         **kwargs: Any,
@@ -64,7 +64,7 @@ class NextTokenModel(keras.Model):
         # Keras scales the loss of a model whose policy is mixed_float16. The layers cast by their
         # own policy; a cast of all weights here would round the gradients of the embeddings.
         super().__init__(dtype=gpt2.model_dtype_policy, autocast=False, **kwargs)
-        if chunk_size < 1:
+        if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1. Received: chunk_size={chunk_size}.")
         if not 0 <= label_smoothing < 1:
             raise ValueError(
@@ -101,7 +101,8 @@ class NextTokenModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
-        return self.gpt2.hidden_states(token_ids)
+        # Given by name: in `fit` on JAX, Keras calls this without the context that layers ask.
+        return self.gpt2.hidden_states(token_ids, training)
 
     def compute_loss(
         self,

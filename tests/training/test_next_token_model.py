@@ -194,6 +194,17 @@ def test_saves_and_loads_with_the_optimizer(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_dropout_is_of_training_alone():
+    x, y = data()
+    without, dropped = NextTokenModel(gpt2()), NextTokenModel(gpt2(dropout=0.5))
+    for model in (without, dropped):
+        model.compile(keras.optimizers.SGD(0.0))
+    first, second = (dropped.train_on_batch(x, y, return_dict=True)["loss"] for _ in range(2))
+    loss = without.train_on_batch(x, y, return_dict=True)["loss"]
+    assert len({float(first), float(second), float(loss)}) == 3
+    assert dropped.evaluate(x, y, verbose=0)[0] == pytest.approx(float(loss), rel=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns(dtype):
     model = NextTokenModel(gpt2(dtype=dtype), chunk_size=16)
