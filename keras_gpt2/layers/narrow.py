@@ -21,6 +21,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gpt2.layers.device import on_cpu
+
 _xla: ContextVar[bool] = ContextVar("for_xla", default=False)
 
 _FEW_ROWS = 32
@@ -49,7 +51,7 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
 
 def _form(rows: int | None, size: int) -> Callable:
     # A copy of more than 32 MB is memory that the system must give, and clear, for each product.
-    if rows != 1 and size >= 8 * _BLOCK and _on_cpu():
+    if rows != 1 and size >= 8 * _BLOCK and on_cpu():
         return _traced_once(_in_blocks)
     return _of_few_rows if rows is not None and rows <= _FEW_ROWS else _of_floats
 
@@ -105,17 +107,13 @@ def _traced_once(function: Callable) -> Callable:
     return call
 
 
-def _on_cpu() -> bool:
-    return keras.distribution.list_devices()[0].startswith("cpu")
-
-
 @contextmanager
 def for_xla() -> Iterator[None]:
     """Within, in this thread, products are formed as XLA's compiler for processors does them best.
 
     For graphs that it compiles only: TensorFlow's own products of parts are slower than of wholes.
     """
-    token = _xla.set(_on_cpu())
+    token = _xla.set(on_cpu())
     try:
         yield
     finally:

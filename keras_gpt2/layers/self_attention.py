@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_gpt2.layers.dense import Dense
+from keras_gpt2.layers.device import on_cpu
 from keras_gpt2.layers.rematerialization import after, rematerialized
 
 BLOCK = 512  # queries whose attention weights exist at a time in training: each block is compiled
@@ -224,6 +225,26 @@ class SelfAttention(keras.layers.Layer):
 
         return dot_product_attention(query, key, value, mask, dropout=dropout)
 
+    def _has_kernel(self, query: Any, training: bool | None) -> bool:
+        """Whether JAX has one kernel for it on this device, in which the weights never exist."""
+        return (
+            keras.backend.backend() == "jax"
+            and keras.backend.standardize_dtype(query.dtype) in ("bfloat16", "float16")
+            and query.shape[2] != 1
+            and type(self).attend is SelfAttention.attend
+            and not (training and self.dropout)
+            and keras.config.is_flash_attention_enabled() is not False
+            and not on_cpu()
+        )
+
+    def _attend_in_kernel(self, query: Any, key: Any, value: Any, mask: Any) -> Any:
+        """The values of `attend`."""
+        of_keras = [ops.swapaxes(x, 1, 2) for x in (query, key, value)]  # (B, T or S, H, K)
+        if mask is not None:
+            mask = ops.reshape(mask, (-1, 1, *mask.shape[-2:]))  # (B or 1, 1, T or 1, S)
+            mask = ops.broadcast_to(mask, (len(mask), 1, query.shape[2], key.shape[2]))
+        return ops.swapaxes(ops.dot_product_attention(*of_keras, mask=mask), 1, 2)
+
     def _attend_in_blocks(self, query: Any, key: Any, value: Any, seen: Callable) -> Any:
         """The values of `attend` in training; the weights of BLOCK queries exist at a time.
 
@@ -297,13 +318,17 @@ class SelfAttention(keras.layers.Layer):
                 real = real[..., :keys]
             return real if sight is None else ops.logical_and(real, sight)
 
-        if training and not return_weights:
-            values = self._attend_in_blocks(query, key, value, seen)
-        else:
+        def everything() -> Any:
             # All layers have the same mask: what depends on nothing else is computed once for all.
             places = ops.shape(key)[2] if mask is None else ops.shape(mask)[1]
-            everything = seen(0, ops.shape(query)[2], places)
-            values, weights = self.attend(query, key, value, everything, training)
+            return seen(0, ops.shape(query)[2], places)
+
+        if not return_weights and self._has_kernel(query, training):
+            values = self._attend_in_kernel(query, key, value, everything())
+        elif training and not return_weights:
+            values = self._attend_in_blocks(query, key, value, seen)
+        else:
+            values, weights = self.attend(query, key, value, everything(), training)
         results = [self.merge(values)]
         if cache is not None:
             results.append(cache)

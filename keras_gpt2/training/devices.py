@@ -42,6 +42,11 @@ def on_devices(number: int) -> AbstractContextManager[Any]:
     return _strategy(tuple(devices[:number])).scope()
 
 
+def on_cpu() -> bool:
+    """Whether Keras's first device is a processor, not a GPU or TPU."""
+    return keras.distribution.list_devices()[0].startswith("cpu")
+
+
 def sum_over_devices(value: Any) -> Any:
     """The sum of a tensor, or of each in a list, over the devices of a `tf.distribute` strategy.
 

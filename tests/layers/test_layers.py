@@ -184,6 +184,33 @@ def test_attention_in_steps_with_a_cache_equals_attention_at_once():
     np.testing.assert_allclose(numpy(value), numpy(cache[1]), atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX alone has such a kernel")
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_in_one_kernel_is_attention(causal, monkeypatch):
+    """What a GPU is asked, here of JAX's own computation on a CPU."""
+    layer = layers.SelfAttention(H, causal=causal, dtype="bfloat16")
+    x = floats(B, T, D)
+    mask = np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 1]], bool)
+    caches = tuple(ops.zeros((B, H, T + 2, D // H), "bfloat16") for _ in range(2))
+    room = np.pad(mask, ((0, 0), (0, 2)))
+    calls = [{}, {"mask": mask}, {"mask": mask, "training": True}]
+    calls += [{"mask": room, "cache": caches, "position": 0}]
+
+    def values():
+        results = [layer(x, **given) for given in calls]
+        return [numpy(y[0] if isinstance(y, tuple) else y) * mask[..., None] for y in results]
+
+    expected = values()
+    asked = []
+    monkeypatch.setattr("keras_gpt2.layers.self_attention.on_cpu", lambda: asked.append(1))
+    for y, same in zip(values(), expected, strict=True):
+        np.testing.assert_allclose(y, same, atol=2e-3, rtol=2e-2)
+    assert len(asked) == len(calls)
+    layer(x, return_weights=True)  # which the kernel does not give
+    layers.SelfAttention(H, dropout=0.1, dtype="bfloat16")(x, training=True)
+    assert len(asked) == len(calls)
+
+
 def test_subclass_with_its_own_attend():
     class Uniform(layers.CausalSelfAttention):
         def attend(self, query, key, value, mask=None, training=None):

@@ -80,7 +80,7 @@ def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
 
     monkeypatch.setattr(narrow, "_divisor", counted)
     monkeypatch.setattr(narrow, "_BLOCK", 48 * 20)
-    monkeypatch.setattr(narrow, "_on_cpu", lambda: True)
+    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
     rng = np.random.default_rng(outputs)
     layer, embedding = Dense(outputs, bias_initializer="normal"), TokenEmbedding(outputs, 96)
     layer.build((rows, 96))
