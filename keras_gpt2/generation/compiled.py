@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,13 +14,16 @@ _compiled: weakref.WeakKeyDictionary[Any, dict[tuple, Callable]] = weakref.WeakK
 
 
 def compiled(
-    model: Any, function: Callable[..., Any], jit_compile: bool, *static: Any
+    model: Any, function: Callable[..., Any], jit_compile: bool, *static: Any, rows: int = 1
 ) -> Callable[..., Any]:
     """`lambda *tensors: function(model, *tensors, *static)`, compiled.
 
     The same model, function and static values give the same compiled object again, which
     compiles once for each shape of its tensors (without XLA once for all). A model whose weights
     are other objects than before (after `enable_lora`, `quantize`) is compiled anew.
+
+    `rows` is how many rows most products have. Where XLA multiplies so many faster with copies of
+    the kernels, they are made now, and gone with what is returned.
     """
     weights = tuple(id(weight) for weight in model.weights)
     key = (function, jit_compile, static, weights)
@@ -28,9 +32,10 @@ def compiled(
         # Only a weak reference inside, or the model would keep itself alive in the dictionary.
         reference = weakref.ref(model)
 
-        def run(*tensors: Any) -> Any:
+        def run(kernels: dict[int, Any], *tensors: Any) -> Any:
             alive: Any = reference()
-            with alive.products_for_xla() if jit_compile else nullcontext():
+            for_xla = alive.products_for_xla() if jit_compile else nullcontext()
+            with for_xla, alive.reading_by_rows(kernels):
                 return function(alive, *tensors, *static)
 
         if keras.backend.backend() == "jax":
@@ -43,7 +48,7 @@ def compiled(
                 if jit_compile
                 else _for_any_shape(tf, run)
             )
-    return cache[key]
+    return partial(cache[key], model.kernels_for_xla(rows) if jit_compile else {})
 
 
 def _for_any_shape(tf: Any, run: Callable) -> Callable:

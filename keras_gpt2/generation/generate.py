@@ -189,8 +189,10 @@ def _decoded(
     rows, longest = len(token_ids), int(sampling.max_new_tokens.max())
     in_place = keras.backend.backend() == "tensorflow" and not jit_compile
     static = bucket(longest), vocabulary, search, in_place, tuple(rules)
-    run = compiled(model, _decode, jit_compile, *static)
-    decoded = Decoded(*map(ops.convert_to_numpy, run(*pad_rows(token_ids, sampling))))
+    padded = pad_rows(token_ids, sampling)
+    products = len(padded[0]) * max(search.num_beams, 1 + search.num_draft_tokens)
+    run = compiled(model, _decode, jit_compile, *static, rows=products)
+    decoded = Decoded(*map(ops.convert_to_numpy, run(*padded)))
     return Decoded(*(x[:rows, :longest] if x.ndim == 2 else x[:rows] for x in decoded))
 
 

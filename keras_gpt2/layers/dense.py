@@ -15,15 +15,11 @@ from keras_gpt2.layers.narrow import (
     check_float,
     check_plain,
     in_bfloat16,
-    in_parts,
     matmul_by_rows,
-    matmul_of_parts,
     narrow_matmul,
 )
 
-_by_rows: ContextVar[Mapping[int, Any]] = ContextVar(
-    "kernels_by_rows", default=MappingProxyType({})
-)
+_by_rows: ContextVar[Mapping[int, Any]] = ContextVar("by_rows", default=MappingProxyType({}))
 
 
 @keras.saving.register_keras_serializable(package="keras_gpt2")
@@ -58,7 +54,7 @@ class Dense(keras.layers.Dense):
 
     @property
     def _kernel_by_rows(self) -> Any:
-        """Its copy where `kernels_by_rows` is on, or None."""
+        """Its copy within `reading_by_rows`, or None."""
         return _by_rows.get().get(id(getattr(self, "_kernel", None)))
 
     @property
@@ -67,8 +63,6 @@ class Dense(keras.layers.Dense):
         return super().kernel if by_rows is None else ops.transpose(by_rows)
 
     def _plain(self, rows: Any) -> Any:
-        if in_parts(rows.shape[0], rows.shape[1] * self.units):
-            return matmul_of_parts(rows, ops.cast(self._kernel, rows.dtype))
         return ops.matmul(rows, self._kernel)
 
     def _with_lora(self, rows: Any) -> Any:
@@ -142,27 +136,24 @@ class Dense(keras.layers.Dense):
         return x if self.activation is None else self.activation(x)
 
 
-@contextmanager
-def kernels_by_rows(layer: keras.Layer) -> Iterator[dict[int, Any]]:
-    """Within, in this thread, every float kernel in `layer` is read from a copy, a row per output.
+def kernels_by_rows(layer: keras.Layer) -> dict[int, Any]:
+    """A copy, a row per output, of every float kernel in `layer`.
 
-    For graphs that read all kernels again for every token: as rows they are read a third faster.
+    For graphs that read all kernels again for every token: as rows they are read faster.
 
     Returns:
-        The copies, tf.Variables `(units, D)`, each under the `id` of the kernel it stands for.
-
-    Raises:
-        ImportError: if TensorFlow is not installed.
+        The copies `(units, D)`, LoRA's product added, each under the `id` of the kernel that it
+        stands for, for `reading_by_rows`.
     """
-    import tensorflow as tf
-
     changed = [x for x in layer._flatten_layers() if isinstance(x, Dense) and not x._is_quantized]
-    copies = {
-        id(dense._kernel): tf.Variable(ops.transpose(dense.kernel), trainable=False)
-        for dense in changed
-    }
+    return {id(dense._kernel): ops.transpose(dense.kernel) for dense in changed}
+
+
+@contextmanager
+def reading_by_rows(copies: Mapping[int, Any]) -> Iterator[None]:
+    """Within, in this thread, a kernel that has a copy among `copies` is read from it."""
     token = _by_rows.set(copies)
     try:
-        yield copies
+        yield
     finally:
         _by_rows.reset(token)

@@ -96,7 +96,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     def _by_rows(self, shape: tuple) -> bool:
         outer = tuple(shape[:-1])
         rows = None if None in outer else math.prod(outer)
-        return outer[1:] == (1,) or in_parts(rows, self.input_dim * self.output_dim)
+        return outer[1:] == (1,) or in_parts(rows)
 
     def _logits(self, inputs: Any, product: Any) -> Any:
         rows = ops.reshape(inputs, (-1, inputs.shape[-1]))

@@ -7,7 +7,7 @@ used, a very large matrix block by block, in the processor's cache. Otherwise a 
 floats first, which saves memory and costs time: XLA does that once before a loop, a graph without
 XLA for every product.
 
-Under XLA on processors, large matrices of floats are multiplied with few rows part by part.
+Under XLA on processors, matrices of floats are multiplied with 2 to 32 rows in two parts or more.
 """
 
 from __future__ import annotations
@@ -61,16 +61,23 @@ def _of_floats(x: Any, kernel: Any) -> Any:
 
 
 def _of_few_rows(x: Any, kernel: Any) -> Any:
-    unknown = x[0, 0] > float("inf")  # False, but a compiler does not know that
-    # XLA takes all that is cheap and comes before a product into its loop over the weights, a
-    # normalization for instance, and computes it for every weight. A division it leaves outside.
-    x = x / (1 + ops.cast(unknown, x.dtype))
+    x, unknown = _alone(x)
     floats = ops.cast(_made_from(unknown, kernel), x.dtype)
     # What is right behind a product, a bias or a transposition, XLA would take into it, and the
     # matrix would be copied first.
     if x.shape[0] == 1:
         return ops.where(unknown, 0.0, ops.matmul(x, ops.transpose(floats)))
     return ops.transpose(ops.where(unknown, 0.0, ops.matmul(floats, ops.transpose(x))))
+
+
+def _alone(x: Any) -> tuple[Any, Any]:
+    """`x`, and False, but a compiler does not know that.
+
+    XLA takes all that is cheap and comes before a product into its loop over the weights, a
+    normalization for instance, and computes it for every weight. A division it leaves outside.
+    """
+    unknown = x[0, 0] > float("inf")
+    return x / (1 + ops.cast(unknown, x.dtype)), unknown
 
 
 def _in_blocks(x: Any, kernel: Any) -> Any:
@@ -120,21 +127,17 @@ def for_xla() -> Iterator[None]:
         _xla.reset(token)
 
 
-def in_parts(rows: int | None, size: int) -> bool:
-    """Whether the product of `rows` with a matrix of `size` floats is formed of parts of it.
+def few_rows(rows: int | None) -> bool:
+    """Whether XLA's compiler for processors forms products of `rows` faster with rows of a matrix.
 
-    XLA's product of 2 to 32 rows reads a large matrix at half the speed of a batch of small ones.
+    It does from 2 to 32, as a batch of products with a part of the matrix each.
     """
-    return _xla.get() and rows is not None and 1 < rows <= _FEW_ROWS and size >= _BLOCK
+    return rows is not None and 1 < rows <= _FEW_ROWS and on_cpu()
 
 
-def matmul_of_parts(x: Any, kernel: Any) -> Any:
-    """`x W`, `(B, V)`, for `W` `(D, V)`, a sum over slabs of up to 48 of the D."""
-    width = kernel.shape[0]
-    count = _divisor(width, at_least=width / 48)
-    slabs = ops.reshape(kernel, (count, width // count, -1))
-    inputs = ops.transpose(ops.reshape(x, (-1, count, width // count)), (1, 0, 2))
-    return ops.sum(ops.matmul(inputs, slabs), axis=0)
+def in_parts(rows: int | None) -> bool:
+    """Whether `matmul_by_rows` does so."""
+    return _xla.get() and few_rows(rows)
 
 
 def _divisor(number: int, at_least: float) -> int:
@@ -157,13 +160,15 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
         >>> matmul_by_rows(keras.ops.ones((1, 2)), kernel).numpy()
         array([[8., 4.]], dtype=float32)
     """
-    # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
     if x.shape[0] == 1:
-        return ops.matmul(x, ops.transpose(kernel))
+        x, unknown = _alone(x) if _xla.get() else (x, False)
+        product = ops.matmul(x, ops.transpose(kernel))
+        return ops.where(unknown, 0.0, product) if _xla.get() else product
+    # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
     columns = ops.transpose(x)  # (D, B)
     outputs, width = kernel.shape
-    if in_parts(x.shape[0], outputs * width):
-        count = _divisor(outputs, at_least=outputs * width / (2 * _BLOCK))
+    if in_parts(x.shape[0]):
+        count = _divisor(outputs, at_least=max(2, outputs * width / (2 * _BLOCK)))
         if outputs // count * width >= _BLOCK // 4:
             parts = ops.reshape(kernel, (count, outputs // count, width))
             columns = ops.tile(columns, (count, 1, 1))

@@ -20,8 +20,8 @@ from keras_gpt2.layers import (
     ResidualBlock,
     TokenEmbedding,
 )
-from keras_gpt2.layers.dense import kernels_by_rows
-from keras_gpt2.layers.narrow import check_plain, for_xla
+from keras_gpt2.layers.dense import kernels_by_rows, reading_by_rows
+from keras_gpt2.layers.narrow import check_plain, few_rows, for_xla
 from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 
@@ -329,9 +329,17 @@ class GPT2(keras.Model):
             check_plain(layer)
         return layers
 
-    def kernels_by_rows(self) -> Any:
-        """The context in which this thread reads the kernels by rows; see `layers/dense.py`."""
+    def kernels_by_rows(self) -> dict[int, Any]:
+        """Copies of the kernels for `reading_by_rows`; see `layers/dense.py`."""
         return kernels_by_rows(self)
+
+    def kernels_for_xla(self, rows: int) -> dict[int, Any]:
+        """The same where XLA's products of `rows` are faster with them; else none."""
+        return kernels_by_rows(self) if few_rows(rows) else {}
+
+    def reading_by_rows(self, copies: dict[int, Any]) -> Any:
+        """The context in which this thread reads `copies` instead of the kernels."""
+        return reading_by_rows(copies)
 
     def products_for_xla(self) -> Any:
         """The context in which this thread makes graphs for XLA; see `layers/narrow.py`."""

@@ -106,7 +106,8 @@ def export(
     if max_new_tokens is None:
         max_new_tokens = min(64, limit)
     defaults = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    with model.kernels_by_rows() as kernels:
+    kernels = {key: tf.Variable(copy) for key, copy in model.kernels_by_rows().items()}
+    with model.reading_by_rows(kernels):
         served = ServedGPT2(
             model, kernels, tokenizer, defaults, limit, num_draft_tokens, jit_compile
         )

@@ -6,6 +6,7 @@ a rule gets its own finish_reason, the others their text.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import tensorflow as tf
@@ -40,7 +41,7 @@ class ServedGPT2(tf.Module):
 
     Args:
         model: a built `keras_gpt2.GPT2` on the TensorFlow backend.
-        kernels: what `model.kernels_by_rows()` gave.
+        kernels: tf.Variables that `model.reading_by_rows` was given.
         tokenizer: a `keras_gpt2.BytePairTokenizer`.
         defaults: the parameters of `serving_default`, one number each.
         limit: int, the most new tokens a request may ask for.
@@ -162,15 +163,17 @@ class ServedGPT2(tf.Module):
 
     def _decode(self, token_ids: Any, places: Any, *parameters: Any) -> Decoded:
         # The number of steps comes as a shape, which XLA knows while it compiles.
-        return decode(
-            self._model.object,
-            token_ids,
-            Sampling(*parameters),
-            tf.shape(places)[0],
-            self._vocabulary,
-            in_place=not self._jit_compile,
-            num_draft_tokens=self._num_draft_tokens,
-        )
+        model = self._model.object
+        with model.products_for_xla() if self._jit_compile else nullcontext():
+            return decode(
+                model,
+                token_ids,
+                Sampling(*parameters),
+                tf.shape(places)[0],
+                self._vocabulary,
+                in_place=not self._jit_compile,
+                num_draft_tokens=self._num_draft_tokens,
+            )
 
     def score(self, text: Any) -> dict[str, Any]:
         """Texts (B,) -> log_prob, num_tokens, perplexity, each (B,).
