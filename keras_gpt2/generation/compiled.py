@@ -15,12 +15,12 @@ _compiled: weakref.WeakKeyDictionary[Any, dict[tuple, Callable]] = weakref.WeakK
 
 def compiled(
     model: Any, function: Callable[..., Any], jit_compile: bool, *static: Any, rows: int = 1
-) -> Callable[..., Any]:
+) -> partial:
     """`lambda *tensors: function(model, *tensors, *static)`, compiled.
 
-    The same model, function and static values give the same compiled object again, which
-    compiles once for each shape of its tensors (without XLA once for all). A model whose weights
-    are other objects than before (after `enable_lora`, `quantize`) is compiled anew.
+    The same model, function and static values share one compiled object (`.func` of what is
+    returned), which compiles once for each shape of its tensors (without XLA once for all). A model
+    whose weights are other objects than before (after `enable_lora`, `quantize`) is compiled anew.
 
     `rows` is how many rows most products have. Where XLA multiplies so many faster with copies of
     the kernels, they are made now, and gone with what is returned.

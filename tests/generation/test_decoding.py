@@ -65,7 +65,7 @@ def test_compiled_equals_recomputed(gpt2, jit_compile):
         gpt2, ops.convert_to_tensor(prompts()), Sampling(*tensors(sampling())), 11, VOCABULARY
     )
     assert_same(fast, slow)
-    assert compiled(gpt2, _run, jit_compile, 11, VOCABULARY) is run
+    assert compiled(gpt2, _run, jit_compile, 11, VOCABULARY).func is run.func
 
 
 def _run_in_place(model, ids, *rest):
@@ -96,7 +96,7 @@ def test_decoding_equals_recomputing_with_narrow_weights(weights, rows, jit_comp
 def test_a_changed_model_is_compiled_anew(gpt2):
     run = compiled(gpt2, _run, False, 3, VOCABULARY)
     gpt2.attention_blocks[0].layer.query_key_value.enable_lora(2)
-    assert compiled(gpt2, _run, False, 3, VOCABULARY) is not run
+    assert compiled(gpt2, _run, False, 3, VOCABULARY).func is not run.func
 
 
 def test_greedy_takes_the_likeliest_token_each_time(gpt2):
