@@ -14,7 +14,11 @@ _compiled: weakref.WeakKeyDictionary[Any, dict[tuple, Callable]] = weakref.WeakK
 
 
 def compiled(
-    model: Any, function: Callable[..., Any], jit_compile: bool, *static: Any, rows: int = 1
+    model: Any,
+    function: Callable[..., Any],
+    jit_compile: bool,
+    *static: Any,
+    rows: int | None = None,
 ) -> partial:
     """`lambda *tensors: function(model, *tensors, *static)`, compiled.
 

@@ -64,7 +64,7 @@ def _stream(
 ) -> Iterator[str]:
     num_steps = bucket(int(sampling.max_new_tokens[0]))
     start = compiled(model, _start, jit_compile, num_steps, *static)
-    advance = compiled(model, _advance, jit_compile, *static)
+    advance = compiled(model, _advance, jit_compile, *static, rows=1)
     held_back = max((len(s) - 1 for s in stops), default=0)
     new_ids: list[int] = []
     sent = 0

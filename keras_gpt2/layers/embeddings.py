@@ -11,8 +11,8 @@ from keras import ops
 from keras_gpt2.layers.narrow import (
     check_float,
     check_plain,
+    for_few_rows,
     in_bfloat16,
-    in_parts,
     matmul_by_rows,
     narrow_matmul,
 )
@@ -96,7 +96,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
     def _by_rows(self, shape: tuple) -> bool:
         outer = tuple(shape[:-1])
         rows = None if None in outer else math.prod(outer)
-        return outer[1:] == (1,) or in_parts(rows)
+        return outer[1:] == (1,) or for_few_rows(rows)
 
     def _logits(self, inputs: Any, product: Any) -> Any:
         rows = ops.reshape(inputs, (-1, inputs.shape[-1]))

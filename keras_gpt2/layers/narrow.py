@@ -130,13 +130,13 @@ def for_xla() -> Iterator[None]:
 def few_rows(rows: int | None) -> bool:
     """Whether XLA's compiler for processors forms products of `rows` faster with rows of a matrix.
 
-    It does from 2 to 32, as a batch of products with a part of the matrix each.
+    It does up to 32, of more than one as a batch of products with a part of the matrix each.
     """
-    return rows is not None and 1 < rows <= _FEW_ROWS and on_cpu()
+    return rows is not None and rows <= _FEW_ROWS and on_cpu()
 
 
-def in_parts(rows: int | None) -> bool:
-    """Whether `matmul_by_rows` does so."""
+def for_few_rows(rows: int | None) -> bool:
+    """Whether `matmul_by_rows` does so here."""
     return _xla.get() and few_rows(rows)
 
 
@@ -167,7 +167,7 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
     # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
     columns = ops.transpose(x)  # (D, B)
     outputs, width = kernel.shape
-    if in_parts(x.shape[0]):
+    if for_few_rows(x.shape[0]):
         count = _divisor(outputs, at_least=max(2, outputs * width / (2 * _BLOCK)))
         if outputs // count * width >= _BLOCK // 4:
             parts = ops.reshape(kernel, (count, outputs // count, width))

@@ -333,7 +333,7 @@ class GPT2(keras.Model):
         """Copies of the kernels for `reading_by_rows`; see `layers/dense.py`."""
         return kernels_by_rows(self)
 
-    def kernels_for_xla(self, rows: int) -> dict[int, Any]:
+    def kernels_for_xla(self, rows: int | None) -> dict[int, Any]:
         """The same where XLA's products of `rows` are faster with them; else none."""
         return kernels_by_rows(self) if few_rows(rows) else {}
 
