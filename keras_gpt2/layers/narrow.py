@@ -160,10 +160,11 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
         >>> matmul_by_rows(keras.ops.ones((1, 2)), kernel).numpy()
         array([[8., 4.]], dtype=float32)
     """
+    if x.shape[0] == 1 and not _xla.get():
+        return ops.matmul(x, ops.transpose(kernel))
     if x.shape[0] == 1:
-        x, unknown = _alone(x) if _xla.get() else (x, False)
-        product = ops.matmul(x, ops.transpose(kernel))
-        return ops.where(unknown, 0.0, product) if _xla.get() else product
+        x, unknown = _alone(x)
+        return ops.where(unknown, 0.0, ops.matmul(x, ops.transpose(kernel)))
     # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
     columns = ops.transpose(x)  # (D, B)
     outputs, width = kernel.shape
