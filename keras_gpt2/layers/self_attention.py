@@ -13,7 +13,7 @@ from keras_gpt2.layers.dense import Dense
 from keras_gpt2.layers.device import on_cpu
 from keras_gpt2.layers.rematerialization import after, rematerialized
 
-BLOCK = 512  # queries whose attention weights exist at a time in training: each block is compiled
+BLOCK = 256  # queries whose attention weights exist at a time in training: each block is compiled
 
 
 def dot_product_attention(
