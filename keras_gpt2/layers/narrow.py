@@ -13,17 +13,13 @@ Under XLA on processors, matrices of floats are multiplied with 2 to 32 rows in 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_gpt2.layers.device import on_cpu
-
-_xla: ContextVar[bool] = ContextVar("for_xla", default=False)
+from keras_gpt2.layers.device import on_cpu, xla_on_cpu
 
 _FEW_ROWS = 32
 _BLOCK = 1 << 20  # values that become floats at a time: 4 MB, less than a processor's cache
@@ -114,19 +110,6 @@ def _traced_once(function: Callable) -> Callable:
     return call
 
 
-@contextmanager
-def for_xla() -> Iterator[None]:
-    """Within, in this thread, products are formed as XLA's compiler for processors does them best.
-
-    For graphs that it compiles only: TensorFlow's own products of parts are slower than of wholes.
-    """
-    token = _xla.set(on_cpu())
-    try:
-        yield
-    finally:
-        _xla.reset(token)
-
-
 def few_rows(rows: int | None) -> bool:
     """Whether XLA's compiler for processors forms products of `rows` faster with rows of a matrix.
 
@@ -137,7 +120,7 @@ def few_rows(rows: int | None) -> bool:
 
 def for_few_rows(rows: int | None) -> bool:
     """Whether `matmul_by_rows` does so here."""
-    return _xla.get() and few_rows(rows)
+    return xla_on_cpu() and few_rows(rows)
 
 
 def _divisor(number: int, at_least: float) -> int:
@@ -160,7 +143,7 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
         >>> matmul_by_rows(keras.ops.ones((1, 2)), kernel).numpy()
         array([[8., 4.]], dtype=float32)
     """
-    if x.shape[0] == 1 and not _xla.get():
+    if x.shape[0] == 1 and not xla_on_cpu():
         return ops.matmul(x, ops.transpose(kernel))
     if x.shape[0] == 1:
         x, unknown = _alone(x)

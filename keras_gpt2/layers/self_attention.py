@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_gpt2.layers.dense import Dense
 from keras_gpt2.layers.device import on_cpu
+from keras_gpt2.layers.one_row import one_row_matmul
 from keras_gpt2.layers.rematerialization import after, rematerialized
 
 BLOCK = 256  # queries whose attention weights exist at a time in training: each block is compiled
@@ -53,17 +54,22 @@ def dot_product_attention(
         scale = query.shape[-1] ** -0.5
     # The query is scaled, not the product: float16 products overflow before they are scaled.
     query = query * ops.cast(scale, query.dtype)
-    if query.shape[-2] == 1:  # one token reads the keys as they lie, without turning them
-        scores = ops.swapaxes(ops.matmul(key, ops.swapaxes(query, -1, -2)), -1, -2)
+    one_token = query.shape[-2] == 1
+    if one_token:
+        scores = one_row_matmul(query, key, transpose_y=True)
     else:
         scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
     scores = ops.cast(scores, "float32")  # (..., T, S)
     if mask is not None:
         scores = scores + ops.where(mask, 0.0, -1e30)
-    # Keras warns of a softmax over one entry; a text of one token is no mistake here.
-    weights = ops.softmax(scores, axis=-1) if scores.shape[-1] != 1 else ops.ones_like(scores)
+    if one_token:  # TensorFlow's softmax, too, is slow for little, and Keras warns of one entry
+        shares = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+        weights = shares / ops.sum(shares, axis=-1, keepdims=True)
+    else:
+        weights = ops.softmax(scores, axis=-1)
     kept = weights if dropout is None else dropout(weights)
-    return ops.matmul(ops.cast(kept, value.dtype), value), weights
+    product = one_row_matmul if one_token else ops.matmul
+    return product(ops.cast(kept, value.dtype), value), weights
 
 
 class OwnedCache(NamedTuple):

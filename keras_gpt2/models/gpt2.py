@@ -21,7 +21,8 @@ from keras_gpt2.layers import (
     TokenEmbedding,
 )
 from keras_gpt2.layers.dense import kernels_by_rows, reading_by_rows
-from keras_gpt2.layers.narrow import check_plain, few_rows, for_xla
+from keras_gpt2.layers.device import for_xla
+from keras_gpt2.layers.narrow import check_plain, few_rows
 from keras_gpt2.models import layout, lora
 from keras_gpt2.models.presets import PRESETS
 

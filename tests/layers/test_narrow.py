@@ -6,6 +6,7 @@ import pytest
 
 from keras_gpt2.layers import Dense, TokenEmbedding, narrow
 from keras_gpt2.layers.dense import kernels_by_rows, reading_by_rows
+from keras_gpt2.layers.device import for_xla
 from keras_gpt2.layers.narrow import narrow_matmul
 
 
@@ -89,7 +90,7 @@ def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
     for hidden in (x[:, None], x[None]):
         expected = np.asarray(layer(hidden)), np.asarray(embedding(hidden, reverse=True))
         assert not formed
-        with narrow.for_xla(), reading_by_rows(kernels_by_rows(layer)):
+        with for_xla(), reading_by_rows(kernels_by_rows(layer)):
             y, logits = layer(hidden), embedding(hidden, reverse=True)
         # At most 1,920 values each; 67 has no such divisor but itself, and stays whole.
         assert formed == ([] if rows in (1, 33) else 2 * [4 if outputs == 64 else 67])
