@@ -343,7 +343,7 @@ class GPT2(keras.Model):
         return reading_by_rows(copies)
 
     def products_for_xla(self) -> Any:
-        """The context in which this thread makes graphs for XLA; see `layers/narrow.py`."""
+        """The context in which this thread makes graphs for XLA; see `layers/device.py`."""
         return for_xla()
 
     @property
