@@ -62,7 +62,8 @@ def dot_product_attention(
     scores = ops.cast(scores, "float32")  # (..., T, S)
     if mask is not None:
         scores = scores + ops.where(mask, 0.0, -1e30)
-    if one_token:  # TensorFlow's softmax, too, is slow for little, and Keras warns of one entry
+    # TensorFlow's softmax, too, is slow for little; and Keras warns of one over a single entry.
+    if one_token or scores.shape[-1] == 1:
         shares = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
         weights = shares / ops.sum(shares, axis=-1, keepdims=True)
     else:

@@ -31,7 +31,8 @@ class NextTokenModel(keras.Model):
     Args:
         gpt2: a `GPT2`; it is trained itself, not a copy.
         chunk_size: int >= 1, positions of which logits exist at a time, `4 chunk_size V` bytes
-            several times over. More is slightly faster. If None 512 on a CPU and 2048 elsewhere.
+            under XLA and more without. If None 512 on a CPU, where more is no faster, and 2048
+            elsewhere.
         label_smoothing: float in [0, 1), see `chunked_loss`.
         z_loss: float >= 0, see `chunked_loss`.
 
