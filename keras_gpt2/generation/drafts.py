@@ -12,7 +12,7 @@ from typing import Any
 from keras import ops
 
 _SHORTEST, _LONGEST = 2, 4  # how many last tokens must have been there before, and are looked at
-_COST = 2.0  # a pass over last token and guesses takes so many times the time of one token
+_COST = 1.7  # a pass over last token and guesses takes so many times the time of one token
 _SHARE = 0.03  # of the time that guesses may cost where none is right
 
 

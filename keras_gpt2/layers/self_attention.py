@@ -11,66 +11,10 @@ from keras import ops
 
 from keras_gpt2.layers.dense import Dense
 from keras_gpt2.layers.device import on_cpu
-from keras_gpt2.layers.one_row import one_row_matmul
+from keras_gpt2.layers.dot_product import dot_product_attention
 from keras_gpt2.layers.rematerialization import after, rematerialized
 
 BLOCK = 256  # queries whose attention weights exist at a time in training: each block is compiled
-
-
-def dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    mask: Any = None,
-    scale: float | None = None,
-    dropout: Callable[[Any], Any] | None = None,
-) -> tuple[Any, Any]:
-    """Averages values by the softmax of scaled query-key products.
-
-    `weights = softmax(scale Q K^T)`, `output = weights V`; the softmax is taken in float32.
-
-    Args:
-        query: `(..., T, K)`.
-        key: `(..., S, K)`.
-        value: `(..., S, K)`.
-        mask: bool, broadcastable to `(..., T, S)`; True where a query may see a key. A query that
-            may see none gets the plain mean of all values, never NaN.
-        scale: float; 1 / sqrt(K) if None.
-        dropout: function applied to the weights before the average.
-
-    Returns:
-        The pair of output `(..., T, K)` and float32 weights `(..., T, S)`.
-
-    Example:
-        >>> q = keras.ops.array([[1.0, 0.0]])
-        >>> kv = keras.ops.array([[3.0, 0.0], [1.0, 0.0]])
-        >>> _, weights = dot_product_attention(q, kv, kv, scale=1.0)
-        >>> [round(float(weight), 4) for weight in weights[0]]
-        [0.8808, 0.1192]
-
-    Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
-    """
-    if scale is None:
-        scale = query.shape[-1] ** -0.5
-    # The query is scaled, not the product: float16 products overflow before they are scaled.
-    query = query * ops.cast(scale, query.dtype)
-    one_token = query.shape[-2] == 1
-    if one_token:
-        scores = one_row_matmul(query, key, transpose_y=True)
-    else:
-        scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
-    scores = ops.cast(scores, "float32")  # (..., T, S)
-    if mask is not None:
-        scores = scores + ops.where(mask, 0.0, -1e30)
-    # TensorFlow's softmax, too, is slow for little; and Keras warns of one over a single entry.
-    if one_token or scores.shape[-1] == 1:
-        shares = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
-        weights = shares / ops.sum(shares, axis=-1, keepdims=True)
-    else:
-        weights = ops.softmax(scores, axis=-1)
-    kept = weights if dropout is None else dropout(weights)
-    product = one_row_matmul if one_token else ops.matmul
-    return product(ops.cast(kept, value.dtype), value), weights
 
 
 class OwnedCache(NamedTuple):

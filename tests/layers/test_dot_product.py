@@ -8,8 +8,7 @@ import pytest
 
 from keras_gpt2.layers import SelfAttention
 from keras_gpt2.layers.device import for_xla
-from keras_gpt2.layers.one_row import one_row_matmul
-from keras_gpt2.layers.self_attention import dot_product_attention
+from keras_gpt2.layers.dot_product import dot_product_attention, one_row_matmul
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
