@@ -164,9 +164,9 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
 
 
 def _filled_up(x: Any) -> Any:
-    """`x`, and under XLA rows of zeros to make 8 of 5 to 7 rows or 16 of 9 to 15.
+    """`x`, and under XLA rows of zeros that make 8 of 5 to 7 rows, and 16 of 9 to 15.
 
-    Eigen, which forms the products there, is as fast for 4, 8 and 16 as for any fewer.
+    Its products are as fast for 8 and 16 as for any fewer from 5 and 9 on.
     """
     rows = x.shape[0]
     if not for_few_rows(rows) or rows < 5 or rows > 16:
