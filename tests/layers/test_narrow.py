@@ -99,6 +99,43 @@ def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
         np.testing.assert_allclose(np.asarray(logits), expected[1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 13, 16, 17, 32, 33])
+@pytest.mark.parametrize("block", [1 << 20, 48 * 20])
+def test_products_for_xla_are_those_of_floats(monkeypatch, block, rows, dtype):
+    monkeypatch.setattr(narrow, "_BLOCK", block)
+    monkeypatch.setattr("keras_gpt2.layers.device.on_cpu", lambda: True)
+    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
+    rng = np.random.default_rng(rows)
+    x = rng.normal(size=(rows, 96)).astype("float32")
+    kernel = keras.ops.cast(rng.integers(-127, 128, (96, 96)), dtype)
+    scale = rng.uniform(50, 100, 96).astype("float32") if dtype == "int8" else None
+    with for_xla():
+        y = (
+            narrow.matmul_by_rows(x, kernel)
+            if dtype == "float32"
+            else narrow_matmul(x, kernel, scale)
+        )
+    values = np.asarray(keras.ops.cast(kernel, "float32")).astype("float64")
+    expected = x @ (values if scale is None else values / scale[:, None]).T
+    np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "rows, full", [(2, 2), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 17)]
+)
+def test_rows_are_filled_up_for_xla_only(monkeypatch, rows, full):
+    monkeypatch.setattr("keras_gpt2.layers.device.on_cpu", lambda: True)
+    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
+    x = keras.ops.ones((rows, 3))
+    assert narrow._filled_up(x).shape[0] == rows
+    with for_xla():
+        filled = np.asarray(narrow._filled_up(x))
+    np.testing.assert_array_equal(
+        filled, np.repeat([1, 0], [rows, full - rows])[:, None] * np.ones(3)
+    )
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's graphs")
 def test_blocks_share_a_trace_in_graphs_and_leave_none_outside(monkeypatch):
     import tensorflow as tf
