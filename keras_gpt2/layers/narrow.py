@@ -41,15 +41,14 @@ def narrow_matmul(x: Any, kernel: Any, scale: Any = None) -> Any:
         >>> narrow_matmul(keras.ops.ones((1, 2)), kernel, keras.ops.array([2.0, 4.0])).numpy()
         array([[4., 1.]], dtype=float32)
     """
-    rows = x.shape[0]
-    if rows == 2 and xla_on_cpu():  # it makes floats inside the product for a single row only
-        return ops.concatenate([narrow_matmul(x[i : i + 1], kernel, scale) for i in (0, 1)])
-    x = _filled_up(x)
-    product = _form(x.shape[0], kernel.shape[0] * kernel.shape[1])(x, kernel)[:rows]
+    form = _form(x.shape[0], kernel.shape[0] * kernel.shape[1])
+    product = _of_full_rows(form, x, kernel)
     return product if scale is None else product / ops.cast(scale, product.dtype)
 
 
 def _form(rows: int | None, size: int) -> Callable:
+    if rows == 2 and xla_on_cpu():  # which makes floats inside the product for a single row only
+        return _row_by_row
     # A copy of more than 32 MB is memory that the system must give, and clear, for each product.
     if rows != 1 and size >= 8 * _BLOCK and on_cpu():
         return _traced_once(_in_blocks)
@@ -68,6 +67,10 @@ def _of_few_rows(x: Any, kernel: Any) -> Any:
     if x.shape[0] == 1:
         return ops.where(unknown, 0.0, ops.matmul(x, ops.transpose(floats)))
     return ops.transpose(ops.where(unknown, 0.0, ops.matmul(floats, ops.transpose(x))))
+
+
+def _row_by_row(x: Any, kernel: Any) -> Any:
+    return ops.concatenate([_of_few_rows(row, kernel) for row in ops.split(x, x.shape[0])])
 
 
 def _alone(x: Any) -> tuple[Any, Any]:
@@ -152,18 +155,26 @@ def matmul_by_rows(x: Any, kernel: Any) -> Any:
     if x.shape[0] == 1:
         x, unknown = _alone(x)
         return ops.where(unknown, 0.0, ops.matmul(x, ops.transpose(kernel)))
+    return _of_full_rows(_with_kernel_first, x, kernel)
+
+
+def _with_kernel_first(x: Any, kernel: Any) -> Any:
     # TensorFlow is several times as fast for 2 to 30 rows if the large matrix comes first.
-    rows, x = x.shape[0], _filled_up(x)
     columns = ops.transpose(x)  # (D, B)
     outputs, width = kernel.shape
-    if for_few_rows(rows):
+    if for_few_rows(x.shape[0]):
         count = _divisor(outputs, at_least=max(2, outputs * width / (2 * _BLOCK)))
         if outputs // count * width >= _BLOCK // 4:
             parts = ops.reshape(kernel, (count, outputs // count, width))
             columns = ops.tile(columns, (count, 1, 1))
-            product = ops.reshape(ops.matmul(parts, columns), (outputs, -1))
-            return ops.transpose(product)[:rows]
-    return ops.transpose(ops.matmul(kernel, columns))[:rows]
+            return ops.transpose(ops.reshape(ops.matmul(parts, columns), (outputs, -1)))
+    return ops.transpose(ops.matmul(kernel, columns))
+
+
+def _of_full_rows(form: Callable, x: Any, kernel: Any) -> Any:
+    """`form(x, kernel)`, of `x` filled up where that is faster."""
+    full = _filled_up(x)
+    return form(x, kernel) if full is x else form(full, kernel)[: x.shape[0]]
 
 
 def _filled_up(x: Any) -> Any:
@@ -172,7 +183,7 @@ def _filled_up(x: Any) -> Any:
     Its products are as fast for 8 and 16 as for any fewer from 5 and 9 on.
     """
     rows = x.shape[0]
-    if not for_few_rows(rows) or rows < 5 or rows > 16:
+    if not for_few_rows(rows) or rows < 5 or rows > 16 or rows % 8 == 0:
         return x
     return ops.pad(x, ((0, -rows % 8), (0, 0)))
 

@@ -111,11 +111,8 @@ def test_products_for_xla_are_those_of_floats(monkeypatch, block, rows, dtype):
     kernel = keras.ops.cast(rng.integers(-127, 128, (96, 96)), dtype)
     scale = rng.uniform(50, 100, 96).astype("float32") if dtype == "int8" else None
     with for_xla():
-        y = (
-            narrow.matmul_by_rows(x, kernel)
-            if dtype == "float32"
-            else narrow_matmul(x, kernel, scale)
-        )
+        by_rows = dtype == "float32"
+        y = narrow.matmul_by_rows(x, kernel) if by_rows else narrow_matmul(x, kernel, scale)
     values = np.asarray(keras.ops.cast(kernel, "float32")).astype("float64")
     expected = x @ (values if scale is None else values / scale[:, None]).T
     np.testing.assert_allclose(np.asarray(y), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
