@@ -10,6 +10,12 @@ from keras_gpt2.layers.device import for_xla
 from keras_gpt2.layers.narrow import narrow_matmul
 
 
+@pytest.fixture
+def processor(monkeypatch):
+    """Keras's devices are processors, whatever this runs on."""
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda *_: ["cpu:0"])
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("size", [48, 5])
 def test_every_form_is_the_product_of_floats(rows, size):
@@ -71,7 +77,7 @@ def test_blocks_of_a_large_matrix_are_the_product_of_floats(monkeypatch, outputs
 
 @pytest.mark.parametrize("rows", [1, 2, 32, 33])
 @pytest.mark.parametrize("outputs", [64, 67])  # 67 is a prime number
-def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
+def test_products_of_parts_are_those_of_wholes(processor, monkeypatch, outputs, rows):
     formed = []
     divisor = narrow._divisor
 
@@ -81,7 +87,6 @@ def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
 
     monkeypatch.setattr(narrow, "_divisor", counted)
     monkeypatch.setattr(narrow, "_BLOCK", 48 * 20)
-    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
     rng = np.random.default_rng(outputs)
     layer, embedding = Dense(outputs, bias_initializer="normal"), TokenEmbedding(outputs, 96)
     layer.build((rows, 96))
@@ -102,10 +107,8 @@ def test_products_of_parts_are_those_of_wholes(monkeypatch, outputs, rows):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 9, 13, 16, 17, 32, 33])
 @pytest.mark.parametrize("block", [1 << 20, 48 * 20])
-def test_products_for_xla_are_those_of_floats(monkeypatch, block, rows, dtype):
+def test_products_for_xla_are_those_of_floats(processor, monkeypatch, block, rows, dtype):
     monkeypatch.setattr(narrow, "_BLOCK", block)
-    monkeypatch.setattr("keras_gpt2.layers.device.on_cpu", lambda: True)
-    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
     rng = np.random.default_rng(rows)
     x = rng.normal(size=(rows, 96)).astype("float32")
     kernel = keras.ops.cast(rng.integers(-127, 128, (96, 96)), dtype)
@@ -121,9 +124,7 @@ def test_products_for_xla_are_those_of_floats(monkeypatch, block, rows, dtype):
 @pytest.mark.parametrize(
     "rows, full", [(2, 2), (4, 4), (5, 8), (8, 8), (9, 16), (16, 16), (17, 17)]
 )
-def test_rows_are_filled_up_for_xla_only(monkeypatch, rows, full):
-    monkeypatch.setattr("keras_gpt2.layers.device.on_cpu", lambda: True)
-    monkeypatch.setattr(narrow, "on_cpu", lambda: True)
+def test_rows_are_filled_up_for_xla_only(processor, rows, full):
     x = keras.ops.ones((rows, 3))
     assert narrow._filled_up(x).shape[0] == rows
     with for_xla():
