@@ -8,44 +8,44 @@ nothing. A graph, the graph under XLA and a training step under XLA, each in a p
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
-import time
+from collections.abc import Callable
+from typing import Any
 
-from programs import peak_memory
+import numpy as np
+from programs import Program, peak_memory, serve
+from trainers import adamw
 
-PROGRAMS = ("graph", "XLA", "training")
 
-
-def measure(program: str) -> None:
-    import keras
-    import numpy as np
-
+def make(program: str) -> Callable[[Any], dict[str, Any]]:
     import keras_gpt2 as kg
     from keras_gpt2.generation import generate_ids
 
     model = kg.GPT2(500, 192, num_layers=12, num_heads=12, hidden_dim=96, dropout=0.0)
+    trainer = kg.training.NextTokenModel(model)
+    trainer.compile(adamw(), jit_compile=True)
     ids = np.arange(64)[None]
-    if program == "training":
-        trainer = kg.training.NextTokenModel(model)
-        trainer.compile(keras.optimizers.AdamW(global_clipnorm=1.0), jit_compile=True)
-    before, start = peak_memory(), time.perf_counter()
-    if program == "training":
-        trainer.train_on_batch(ids, ids)
-    else:
-        generate_ids(model, ids, 128, temperature=0, jit_compile=program == "XLA")
-    print(f"{program:10}{peak_memory() - before:6.0f} MB{time.perf_counter() - start:6.1f} s")
+    before = peak_memory()
+
+    def run(_: Any) -> dict[str, Any]:
+        if program == "training":
+            trainer.train_on_batch(ids, ids)
+        else:
+            generate_ids(model, ids, 128, temperature=0, jit_compile=program == "XLA")
+        return {"before": before}
+
+    return run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--program", choices=PROGRAMS, help="only this, in this process")
-    program = parser.parse_args().program
-    if program:
-        return measure(program)
-    for name in PROGRAMS:
-        subprocess.run([sys.executable, __file__, "--program", name], check=True)
+    if len(sys.argv) > 1:  # one of the processes
+        return serve(lambda: make(sys.argv[1]))
+    for name in ("graph", "XLA", "training"):
+        program = Program("compiling.py", name, python=sys.executable)
+        answer = program.ask(None)
+        program.close()
+        more = answer["peak"] - answer["before"]
+        print(f"{name:10}{more:6.0f} MB{answer['seconds']:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":
