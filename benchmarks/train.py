@@ -84,7 +84,8 @@ def run_case(case: str, names: list[str], directory: Path, python: str, rounds: 
     limit = statistics.median(speeds) / (6 * WEIGHTS + attention)
     print(f"\n{case}: products reach {statistics.median(speeds) / 1e9:.0f} GFLOP/s")
     print(f"{'':32}{'tok/s':>8}{'ratio':>7}{'of limit':>10}{'peak MB':>9}{'first':>8}{'loss':>10}")
-    rates = {name: rows * length / statistics.median(times[1:]) for name, times in seconds.items()}
+    alive = [program.name for program in programs if not program.missing]
+    rates = {name: rows * length / statistics.median(seconds[name][1:]) for name in alive}
     peers = [rate for name, rate in rates.items() if not name.startswith("keras_gpt2")]
     for program in programs:
         if program.missing:
